@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import largebatch
+from largebatch.jobs.tasks.contrastive import Contrastive
 
 
 def generator(seed: int) -> torch.Generator:
@@ -246,6 +247,10 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, time: Tensor) -> Tensor:
         return self.layers(torch.cat([noisy.flatten(1), time[:, None]], dim=1)).view_as(noisy)
+
+
+class Coupled(Contrastive):
+    """A loss of all samples together of a person's own."""
 
 
 class Towers(nn.Module):

@@ -72,6 +72,15 @@ class Classification(Task):
         losses_N = functional.cross_entropy(logits_NC, labels, reduction="none", label_smoothing=self._label_smoothing)
         return (losses_N * self._weights(batch)).sum()
 
+    def plain_loss_sum(self, model: Forward, batch: Batch) -> Tensor:
+        """The weighted loss without label smoothing, with a gradient, in the numbers that the model gives: what sharpness is of."""
+        logits_NC, labels = logits_of(model(batch[0])), _labels(batch)
+        if labels.is_floating_point():
+            labels = labels.to(logits_NC.dtype)
+        if self.counts_samples:
+            return functional.cross_entropy(logits_NC, labels, reduction="sum")
+        return (functional.cross_entropy(logits_NC, labels, reduction="none") * self._weights(batch)).sum()
+
     def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
         """Right answers, and the loss without label smoothing; both weighted."""
         logits_NC, labels = logits_of(model(batch[0])), _labels(batch)

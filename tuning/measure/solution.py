@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from largebatch.jobs.data.batches import Batches
@@ -33,7 +32,8 @@ from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec
 from largebatch.jobs.tasks.classification import Classification
-from largebatch.jobs.tasks.outputs import logits_of
+from largebatch.jobs.tasks.contrastive import CoupledTask
+from largebatch.jobs.tasks.outputs import map_tensors
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.results.run_result import part_in_words
@@ -128,14 +128,12 @@ class Solution:
 
     def _loss_sum(self, batch: Tree) -> Tensor:
         """The loss summed over some samples; in float64, for what a hundred random directions change is a millionth of it."""
-        if isinstance(self.job.task, Classification) and self.job.task.counts_samples:
-            return functional.cross_entropy(logits_of(self.model(batch[0])).double(), batch[1], reduction="sum")
 
         def doubled(*inputs: Any, **named: Any) -> Any:
-            output = self.model(*inputs, **named)
-            return output.double() if isinstance(output, Tensor) else output
+            return map_tensors(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, self.model(*inputs, **named))
 
-        return self.job.task.loss_sum(doubled, batch)
+        task = self.job.task
+        return task.plain_loss_sum(doubled, batch) if isinstance(task, Classification) else task.loss_sum(doubled, batch)
 
     @cached_property
     def total_weight(self) -> float:
@@ -180,11 +178,14 @@ def load_solution(run_dir: Path, device: torch.device, data_dir: Path, num_sampl
     if not (run_dir / run_folder.SPEC).is_file():
         raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
     spec = resumed_spec(run_dir, [])
+    coupled = InputError(run_dir.name, "its loss looks at all samples of a batch together, and no part of it is a function that could be sharp.", "")
     if spec.task.name == "contrastive":
-        raise InputError(run_dir.name, "its loss looks at all samples of a batch together, and no part of it is a function that could be sharp.", "")
+        raise coupled
     loaded = load_newest(run_dir / run_folder.CHECKPOINTS, device, lambda text: None)
     spec = with_fields(spec, {"model.activation_checkpointing": False})  # second derivatives need all that is computed
     job = prepare(spec, device, data_dir)
+    if isinstance(job.task, CoupledTask):  # a person's own
+        raise coupled
     refuse_other_data(job.dataset, job.fingerprint, run_dir, spec.dataset.may_change)
     state = new_state(job)
     try:

@@ -35,6 +35,7 @@ from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification
+from largebatch.jobs.tasks.contrastive import CoupledTask
 from largebatch.jobs.tasks.registry import OwnTaskConfig
 
 NUM_SAMPLES = 8
@@ -71,7 +72,8 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
         check.passes.evaluation(test)
         if isinstance(spec.task, OwnTaskConfig):
             _refuse_odd_weights(task, train)
-            _refuse_no_scores(check.passes, test)
+            if not isinstance(task, CoupledTask):  # its scores are of a whole part
+                _refuse_no_scores(check.passes, test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
         if spec.batch.schedule.short_sequences:

@@ -322,6 +322,28 @@ def test_samples_that_are_read_one_by_one_have_the_same_sharpness(tmp_path: Path
     assert told[0]["solutions"][0]["sharpness"] == told[1]["solutions"][0]["sharpness"]
 
 
+@pytest.mark.parametrize("weights", [(), (1.0, 1.0, 1.0, 1.0), (1.0, 3.0, 1.0, 0.5)])
+def test_the_loss_has_no_label_smoothing_with_class_weights_nor_without(weights: tuple[float, ...], tmp_path: Path) -> None:
+    task = {"name": "classification", "class_weights": [*weights]}
+    run = trained(
+        tmp_path, task=task, dataset=small_runs.synthetic(), loss={"label_smoothing": 0.3}, batch={"global_batch_size": 32}, stop={"steps": 3}
+    )
+    solution = load_solution(run, CPU, Path("data"), 64)
+    inputs, labels = chunks(solution)[0]
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(solution.model(inputs).double(), labels, reduction="none")
+    shares = torch.tensor(weights or [1.0] * 4, dtype=torch.float64)[labels]
+    expected = float((losses * shares).sum() / shares.sum())
+    assert solution.loss_and_gradient(solution.weights)[0] == pytest.approx(expected, rel=1e-9)
+
+
+def test_an_own_loss_of_all_samples_together_is_not_sharp(tmp_path: Path) -> None:
+    own = {name: {"entry_point": f"own_tasks:{what}"} for name, what in (("task", "Coupled"), ("dataset", "views"), ("model", "Towers"))}
+    run = trained(tmp_path, **own, batch={"global_batch_size": 32, "micro_batch_size": 32}, stop={"steps": 1}, gradient={"noise_every_steps": 0})
+    with pytest.raises(InputError, match="its loss looks at all samples of a batch together"):
+        load_solution(run, CPU, Path("data"))
+
+
 def test_two_architectures_are_not_joined(runs: tuple[Path, Path], tmp_path: Path) -> None:
     other = trained(tmp_path, model={"name": "mlp", "arguments": {"width": 5}}, stop={"steps": 2})
     with pytest.raises(InputError, match="other weights"):
