@@ -313,6 +313,14 @@ class Counted(torch.utils.data.Dataset[Any]):
         return self.part[index]
 
 
+def captioned() -> tuple[TensorDataset, TensorDataset]:
+    """Pairs of which many have the same second input, one of six."""
+    parts = views()
+    for part in parts:
+        part.tensors = (part.tensors[0], part.tensors[1][torch.arange(len(part)) % 6])
+    return parts
+
+
 def counted_views() -> tuple[Counted, Counted]:
     train, test = views()
     return Counted(train), Counted(test)

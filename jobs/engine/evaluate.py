@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -91,9 +91,10 @@ def evaluate(
         seen_references = state.ranks.agreed(lambda: seen_of(references.batches, references.num_samples)) if references else []
     state.buffers.forward_pass.forget()
     if isinstance(state.task, CoupledTask):
-        embeddings, labelled = _everyones(state.ranks, seen, num_samples, unit)
+        embeddings, labelled, partners = _everyones(state.ranks, seen, num_samples, unit)
         compared = _everyones(state.ranks, seen_references, references.num_samples, unit)[1] if references else None
-        return state.task.coupled_metrics(embeddings, labelled, compared)
+        known = {} if partners is None else {"partners": partners}
+        return state.task.coupled_metrics(embeddings, labelled, compared, **known)
     return _scores(state, numbers_of(seen[0]) if seen else {})
 
 
@@ -105,12 +106,23 @@ def _keep(seen: Any, kept: list[Any]) -> None:
         kept.append(seen)
 
 
-def _everyones(ranks: Ranks, own: list[tuple[Embeddings, Labelled | None]], num_samples: int, unit: int) -> tuple[Embeddings, Labelled | None]:
+class _Seen(NamedTuple):
+    """What some samples give to a task that compares them all."""
+
+    embeddings: Embeddings
+    labelled: Labelled | None
+    partners: Tensor | None
+    """See `CoupledTask.partner_keys`."""
+
+
+def _everyones(ranks: Ranks, own: list[_Seen], num_samples: int, unit: int) -> _Seen:
     """What all ranks' samples gave, in the samples' order."""
     sizes = [evaluation_share(num_samples, ranks, unit, rank).size for rank in range(ranks.world_size)]
-    tensors = gathered(ranks, [(*embeddings, *(labelled or ())) for embeddings, labelled in own], sizes)
-    embeddings, labelled = tensors[: len(Embeddings._fields)], tensors[len(Embeddings._fields) :]
-    return Embeddings(*embeddings), Labelled(*labelled) if labelled else None
+    pieces = [(*seen.embeddings, *(() if seen.partners is None else (seen.partners,)), *(seen.labelled or ())) for seen in own]
+    tensors = gathered(ranks, pieces, sizes)
+    embeddings, others = tensors[: len(Embeddings._fields)], tensors[len(Embeddings._fields) :]
+    partners = others.pop(0) if len(others) % len(Labelled._fields) else None
+    return _Seen(Embeddings(*embeddings), Labelled(*others) if others else None, partners)
 
 
 def _scores(state: TrainState, own: dict[str, float]) -> Scores:
@@ -169,9 +181,7 @@ def refuse_non_finite_samples(state: TrainState, batches: Batches, num_samples: 
         state.ranks.raise_first(non_finite_error(kind, finite.replaced, num_read, f"the {kind} loss"))
 
 
-def _seen_if_it_fits(
-    state: TrainState, batches: Batches, samples: Slice, precision: str
-) -> dict[str, Tensor] | tuple[Embeddings, Labelled | None] | None:
+def _seen_if_it_fits(state: TrainState, batches: Batches, samples: Slice, precision: str) -> dict[str, Tensor] | _Seen | None:
     """A task's sums over some samples, and what they weigh; of a task that couples samples their embeddings; None if memory ran out."""
     task, device = state.task, state.ranks.device
     try:
@@ -179,7 +189,7 @@ def _seen_if_it_fits(
         state.buffers.forward_pass.begin(samples.size)
         forward = in_precision(state.model, precision, device)
         if isinstance(task, CoupledTask):
-            return task.embed_labelled(forward, batch)
+            return _Seen(*task.embed_labelled(forward, batch), task.partner_keys(batch))
         return sums_of(task, forward, batch, device)
     except ANYTHING as error:  # a person's own model may raise anything
         if not ran_out_of_memory(error):

@@ -7,7 +7,7 @@ Letters: B samples of the global batch, R rows of a block, D numbers of an embed
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from largebatch.jobs.data.sample_draws import SampleDraws
+from largebatch.jobs.data.trees import leaves
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import Metric
@@ -23,6 +24,8 @@ from largebatch.jobs.tasks.views import SimCLRViews
 
 BLOCK = 256
 """Rows of the matrix of similarities that are held at once."""
+KEY_BYTES = 4096
+"""Of a sample, how many are looked at together for its key."""
 RECALL_AT_1 = Metric("recall_at_1", "higher", is_fraction=True)
 RECALL_AT_5 = Metric("recall_at_5", "higher", is_fraction=True)
 BATCH_ACCURACY = Metric("batch_accuracy", "higher", is_fraction=True)
@@ -56,6 +59,10 @@ class CoupledTask(Task):
         """The embeddings of some samples in evaluation, and what is compared with the references: nothing where there are none."""
         return self.embed(model, batch), None
 
+    def partner_keys(self, batch: Batch) -> Tensor | None:
+        """What tells in evaluation which samples have the very same partner: (N,) int64, equal for these alone; None: it is not told."""
+        return None
+
     @abstractmethod
     def loss_blocks(self, embeddings: Embeddings, start: int, stop: int) -> Iterator[Tensor]:
         """The loss that rows `start` to `stop` of the global batch add, in pieces, each 0-d with a gradient towards `embeddings`.
@@ -64,8 +71,15 @@ class CoupledTask(Task):
         """
 
     @abstractmethod
-    def coupled_metrics(self, embeddings: Embeddings, labelled: Labelled | None = None, references: Labelled | None = None) -> dict[str, float]:
-        """Scores of a whole part of the data. Args: references: of `num_references` training samples, as `labelled` of the part."""
+    def coupled_metrics(
+        self, embeddings: Embeddings, labelled: Labelled | None = None, references: Labelled | None = None, partners: Tensor | None = None
+    ) -> dict[str, float]:
+        """Scores of a whole part of the data.
+
+        Args:
+            references: of `num_references` training samples, as `labelled` of the part.
+            partners: what `partner_keys` gives, where it gives something.
+        """
 
     def probe(self, model: Forward, batch: Batch) -> Tensor:
         """See `Task`: numbers of the embeddings, each times a weight of its own, for the loss couples samples."""
@@ -155,6 +169,13 @@ class Contrastive(CoupledTask):
         representation = parts.get("representation", parts["first"])
         return embeddings, Labelled(functional.normalize(representation.flatten(1).float(), dim=1), batch[-1])
 
+    def partner_keys(self, batch: Batch) -> Tensor | None:
+        """See `CoupledTask`; by the bytes of the second input, where there are two. Random views are all different."""
+        inputs = self._inputs(batch)
+        if self._views is not None or not isinstance(inputs, (tuple, list)) or len(inputs) != 2:
+            return None
+        return _keys_of(leaves(inputs[1]))
+
     def _inputs(self, batch: Batch) -> Batch:
         return batch[:-1] if self._has_labels else batch
 
@@ -184,26 +205,63 @@ class Contrastive(CoupledTask):
         return functional.cross_entropy(similarities_RB, rows, reduction="sum")
 
     @torch.no_grad()
-    def coupled_metrics(self, embeddings: Embeddings, labelled: Labelled | None = None, references: Labelled | None = None) -> dict[str, float]:
+    def coupled_metrics(
+        self, embeddings: Embeddings, labelled: Labelled | None = None, references: Labelled | None = None, partners: Tensor | None = None
+    ) -> dict[str, float]:
         """Loss; how often a first input's partner is the nearest, or among the five nearest, of all second inputs, or the nearest of a block.
 
-        Ties count against it. With labels also the accuracy of nearest neighbours.
+        Second inputs that are the very same, as two images' captions may be, count once: finding any of them is right. Ties between different ones
+        count against it. With labels also the accuracy of nearest neighbours.
         """
         num_samples = len(embeddings.first)
         loss = sum(float(piece) for piece in self.loss_blocks(embeddings, 0, num_samples)) / num_samples
-        rank = torch.cat([_ranks(embeddings, start, BLOCK, slice(None)) for start in range(0, num_samples, BLOCK)])
+        everything = _Gallery.of(embeddings, partners, 0, num_samples)
+        rank = torch.cat([everything.ranks(embeddings, start, BLOCK) for start in range(0, num_samples, BLOCK)])
         among = self._accuracy_among
-        rank_among = torch.cat([_ranks(embeddings, start, among, slice(start, start + among)) for start in range(0, num_samples, among)])
+        blocks = [(start, _Gallery.of(embeddings, partners, start, start + among)) for start in range(0, num_samples, among)]
+        rank_among = torch.cat([block.ranks(embeddings, start, among) for start, block in blocks])
         scores = {"recall_at_1": rank <= 1, "recall_at_5": rank <= 5, "batch_accuracy": rank_among <= 1}
         known = {} if labelled is None or references is None else {"knn_accuracy": knn_accuracy(labelled, references, self._neighbours)}
         return {**known, **{name: float(hits.double().mean()) for name, hits in scores.items()}, "loss": loss}
 
 
-def _ranks(embeddings: Embeddings, start: int, size: int, others: slice) -> Tensor:
-    """Of each of `size` samples from `start` on, how many of some second inputs, its partner among them, are at least as near as its partner."""
-    similarities_RB = embeddings.first[start : start + size] @ embeddings.second[others].T
-    partners = torch.arange(len(similarities_RB), device=similarities_RB.device) + start - (others.start or 0)
-    return (similarities_RB >= similarities_RB.gather(1, partners[:, None])).sum(1)
+class _Gallery(NamedTuple):
+    """The different second inputs of some samples in a row, among which partners are looked for."""
+
+    start: int
+    """Number of the first sample."""
+    second: Tensor
+    """(U, D) embeddings; of those that are the very same the first one's."""
+    place_N: Tensor
+    """(N,) which of them is each sample's partner."""
+
+    @classmethod
+    def of(cls, embeddings: Embeddings, partners: Tensor | None, start: int, stop: int) -> "_Gallery":
+        """Args: partners: see `partner_keys`."""
+        second = embeddings.second[start:stop]
+        places = torch.arange(len(second), device=second.device)
+        if partners is not None:
+            different, place_N = torch.unique(partners[start:stop], return_inverse=True)
+            if len(different) < len(second):
+                first_U = torch.full_like(different, len(second)).scatter_reduce(0, place_N, places, "amin")
+                return cls(start, second[first_U], place_N)
+        return cls(start, second, places)
+
+    def ranks(self, embeddings: Embeddings, start: int, size: int) -> Tensor:
+        """Of each of `size` samples from `start` on, how many of these, its partner among them, are at least as near as its partner."""
+        similarities_RU = embeddings.first[start : start + size] @ self.second.T
+        partner_R = self.place_N[start - self.start :][: len(similarities_RU)]
+        return (similarities_RU >= similarities_RU.gather(1, partner_R[:, None])).sum(1)
+
+
+def _keys_of(tensors: Sequence[Tensor]) -> Tensor:
+    """(N,) int64 that are equal where all rows of the tensors are, byte by byte; other rows share one with a chance of 2^-56."""
+    rows_NB = torch.cat([tensor.reshape(len(tensor), -1).contiguous().view(torch.uint8) for tensor in tensors], dim=1)
+    words_B = torch.randint(-(2**63), 2**63 - 1, (rows_NB.shape[1],), generator=torch.Generator().manual_seed(0)).to(rows_NB.device)
+    keys_N = torch.zeros(len(rows_NB), dtype=torch.int64, device=rows_NB.device)
+    for bytes_NB, some_B in zip(torch.split(rows_NB, KEY_BYTES, dim=1), torch.split(words_B, KEY_BYTES), strict=True):
+        keys_N += (bytes_NB * some_B).sum(1)
+    return keys_N
 
 
 PARTS = ("first", "second", "log_scale", "bias")

@@ -107,6 +107,15 @@ def test_what_has_no_room_while_it_is_weighed_is_read_once_more(tmp_path: Path, 
         trained(small_runs.prepared(**{**document, "dataset": {"entry_point": f"{OWN}:unsteady"}}), tmp_path / "unsteady")
 
 
+def test_partners_that_many_samples_share_are_found_in_a_run(tmp_path: Path) -> None:
+    """32 samples of 6 partners: ties of the very same counted against all, and nothing was ever recalled."""
+    summary = trained(small_runs.prepared(**{**TASKS["contrastive"], "dataset": {"entry_point": f"{OWN}:captioned"}}), tmp_path)
+    scores = [record.scores for record in evaluations(read_records(tmp_path))][-1]
+    assert scores["recall_at_5"] > 5 / 6 - 0.2  # of six by chance
+    assert summary.score is not None
+    assert summary.score > 0
+
+
 class TestNearestNeighbours:
     """A task that couples samples, whose evaluation compares with training samples: restated from the run's own weights, in float64."""
 

@@ -318,6 +318,39 @@ class TestContrastive:
         assert found["recall_at_1"] == pytest.approx(float(hits[:, :1].any(1).double().mean()))
         assert found["recall_at_5"] == pytest.approx(float(hits[:, :5].any(1).double().mean()))
 
+    @pytest.mark.parametrize("noise", [0.0, 0.6])
+    def test_any_of_the_very_same_partners_is_right(self, noise: float) -> None:
+        """60 captions for 2,000 images: restated with each caption once."""
+        kinds = torch.randint(0, 60, (2000,), generator=generator(12))
+        tokens = torch.randint(0, 256, (60, 5), generator=generator(13))
+        table = nn.functional.normalize(torch.randn(60, 16, generator=generator(14)), dim=1)
+        first = nn.functional.normalize(table[kinds] + noise * torch.randn(2000, 16, generator=generator(15)), dim=1)
+        task, scalars = Contrastive(), (torch.tensor(10.0), torch.tensor(0.0))
+        keys = [task.partner_keys((torch.arange(start, stop), tokens[kinds[start:stop]])) for start, stop in ((0, 900), (900, 2000))]
+        found = task.coupled_metrics(Embeddings(first, table[kinds], *scalars), partners=torch.cat(keys))
+        order = (first.double() @ table.double().T).argsort(dim=1, descending=True)
+        for number, name in ((1, "recall_at_1"), (5, "recall_at_5")):
+            assert found[name] == pytest.approx(float((order[:, :number] == kinds[:, None]).any(1).double().mean()), abs=1e-3)
+        hits = []
+        for start in range(0, 2000, 256):
+            there = kinds[start : start + 256]
+            similarities = (first[start : start + 256] @ table.T).masked_fill(~torch.isin(torch.arange(60), there), -torch.inf)
+            hits += (similarities.argmax(1) == there).tolist()
+        assert found["batch_accuracy"] == pytest.approx(sum(hits) / 2000, abs=1e-3)
+        assert found["recall_at_1"] == 1.0 or noise
+        same = torch.ones(2000, 16) / 4
+        assert task.coupled_metrics(Embeddings(same, same, *scalars), partners=torch.cat(keys))["recall_at_5"] == 0.0
+
+    def test_keys_are_of_the_whole_second_input(self) -> None:
+        images = torch.randn(8, 3, 50, 50, generator=generator(16))
+        images[5] = images[2]
+        images[6] = images[3]
+        images[6, 2, 49, 49] = 0.0
+        keys = Contrastive().partner_keys((torch.arange(8), images))
+        assert keys is not None
+        assert [keys.tolist().index(key) for key in keys.tolist()] == [0, 1, 2, 3, 4, 2, 6, 7]
+        assert Contrastive().partner_keys({"image": images}) is None
+
     def test_embeddings_that_are_all_the_same_recall_nothing(self) -> None:
         same = torch.ones(10, 4) / 2
         assert Contrastive().coupled_metrics(Embeddings(same, same, torch.tensor(1.0), torch.tensor(0.0)))["recall_at_5"] == 0.0
