@@ -327,6 +327,12 @@ class TestRefused:
         with pytest.raises(PlanError, match="task: its weight failed on training sample 0: TypeError: 'float' object is not callable"):
             small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:OnTheObject", "arguments": {"of": "number"}}})
 
+    def test_a_term_of_outputs_that_cannot_be_halved_is_refused_by_the_loss(self) -> None:
+        """The model is called on each sample twice."""
+        own = {"task": {"entry_point": f"{OWN}:Balanced", "arguments": {"share": 1e-2, "kind": "twice over"}}}
+        with pytest.raises(PlanError, match="task: its loss is no sum over samples"):
+            small_runs.prepared(**{**TASKS["focal"], **own})
+
     @pytest.mark.parametrize(("kind", "share"), [("mean", 0.0), ("dropout", 1e-3)])
     def test_a_sum_and_draws_of_its_own_are_not(self, kind: str, share: float) -> None:
         small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Balanced", "arguments": {"share": share, "kind": kind}}})

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
-from largebatch.jobs.engine.model_check.passes import Passes, difference
+from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
@@ -32,19 +32,38 @@ class _Loss(NamedTuple):
     gradients: list[Tensor]
 
 
-def refuse_coupled_loss(passes: Passes, samples: Tree) -> None:
-    """Raise PlanError for a person's own loss that is no sum over samples; one that draws at random, or cannot be given halves, is not tried."""
+def refuse_coupled_loss(passes: Passes, samples: Tree, whole: TrainingPass, by_halves: Sequence[TrainingPass]) -> None:
+    """Raise PlanError for a person's own loss that is no sum over samples; one that draws at random is not tried.
+
+    Args: whole, by_halves: passes in training; their losses are compared where what the model gives cannot be cut in halves, and it has no norms.
+    """
     if type(passes.task).__module__.startswith("largebatch."):
         return
     apart = _apart(passes, samples)
+    if apart is None:
+        if not passes.has_norms and passes.training(samples, seed=1).probe == whole.probe:
+            apart = _relative(whole.probe, sum(half.probe for half in by_halves))
+            _refuse(apart, passes.rounding)
+        return
     # A tensor that the samples share may have as many rows as there are samples, by chance: not of two numbers of them.
-    if apart > _rounding(passes) and _apart(passes, rows(samples, 0, num_samples(samples) - 2)) > _rounding(passes):
+    if apart > _rounding(passes):
+        _refuse(min(apart, _apart(passes, rows(samples, 0, num_samples(samples) - 2)) or 0.0), _rounding(passes))
+
+
+def _refuse(apart: float, most: float) -> None:
+    if apart > most:
         raise PlanError(
             "task",
-            f"its loss is no sum over samples: with the same outputs of the model, eight at once and four by four are {100 * apart:.3g}% apart;"
+            f"its loss is no sum over samples: with the same outputs of the model, that of all and that of their halves are {100 * apart:.3g}% apart;"
             " micro-batches and workers would change the result.",
             "Let each sample add what follows from its own outputs: nothing of the batch's mean, and nothing once for each call.",
         )
+
+
+def _relative(one: float, other: float) -> float:
+    """|a - b| over the larger; 0 where one is not finite, which training will say."""
+    apart = abs(one - other) / max(abs(one), abs(other), 1e-30)
+    return apart if math.isfinite(apart) else 0.0
 
 
 def _rounding(passes: Passes) -> float:
@@ -52,8 +71,11 @@ def _rounding(passes: Passes) -> float:
     return ROUNDING if torch.get_float32_matmul_precision() == "highest" or passes.rounding < ROUNDING else passes.rounding
 
 
-def _apart(passes: Passes, samples: Tree) -> float:
-    """How far the loss of the whole is from that of its halves, or its gradient, over the larger of the two; 0 where it cannot be told."""
+def _apart(passes: Passes, samples: Tree) -> float | None:
+    """How far the loss of the whole is from that of its halves, or its gradient, over the larger of the two.
+
+    Returns: None where what the model gives cannot be cut; 0 for a loss that draws at random.
+    """
     outputs, size = passes.given(samples), num_samples(samples)
     parts = [(0, size), (0, size // 2), (size // 2, size)]
     try:
@@ -62,12 +84,11 @@ def _apart(passes: Passes, samples: Tree) -> float:
     except ANYTHING as error:  # outputs that have their samples elsewhere than in dimension 0
         if ran_out_of_memory(error):
             raise
-        return 0.0
+        return None
     if again.value != whole.value:
         return 0.0  # it draws at random
     together = [torch.cat(pieces) for pieces in zip(first.gradients, second.gradients, strict=True)]
-    apart = abs(whole.value - first.value - second.value) / max(abs(whole.value), abs(first.value) + abs(second.value), 1e-30)
-    return max(apart if math.isfinite(apart) else 0.0, difference(whole.gradients, together))
+    return max(_relative(whole.value, first.value + second.value), difference(whole.gradients, together))
 
 
 def _loss_of_rows(task: Task, samples: Tree, outputs: Sequence[Any], start: int, stop: int, seed: int) -> _Loss:

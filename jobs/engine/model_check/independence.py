@@ -35,7 +35,7 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
     if apart > passes.rounding:
         refuse_mean(reference, by_halves)
         refuse_weighted_mean(passes, samples, reference)
-    refuse_coupled_loss(passes, samples)
+    refuse_coupled_loss(passes, samples, reference, by_halves)
     if apart <= passes.rounding:
         return False
     if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
