@@ -9,14 +9,15 @@ WORDS = (["a", "the", "one"], ["small", "red", "quiet", "old"], ["dog", "house",
 
 
 class Bytes(TensorDataset):
-    """A text as sequences of bytes, each with the bytes that follow: samples are (tokens, next tokens)."""
+    """A text as sequences of bytes, each with the bytes that follow: samples are (tokens, next tokens, bytes of text of each next token)."""
 
     vocabulary_size = 256
 
     def __init__(self, text: str, sequence_length: int) -> None:
         tokens = torch.tensor(list(text.encode()))
         num_tokens = (len(tokens) - 1) // sequence_length * sequence_length
-        super().__init__(tokens[:num_tokens].view(-1, sequence_length), tokens[1 : num_tokens + 1].view(-1, sequence_length))
+        shown, following = tokens[:num_tokens].view(-1, sequence_length), tokens[1 : num_tokens + 1].view(-1, sequence_length)
+        super().__init__(shown, following, torch.ones_like(following))
         self.sequence_length = sequence_length
 
 

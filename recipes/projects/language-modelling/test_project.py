@@ -14,7 +14,7 @@ RECIPE = yaml.safe_load(Path(__file__).with_name("recipe.yaml").read_text())
 
 def test_the_model_takes_the_data() -> None:
     """A logit for each token that may follow."""
-    tokens, _ = load()[0][:4]
+    tokens, *_ = load()[0][:4]
     assert build(vocabulary_size=256)(tokens).shape == (4, 32, 256)
 
 
