@@ -125,6 +125,22 @@ EQUAL: dict[str, dict[str, Any]] = {
         dataset={"entry_point": "own_tasks:views", "arguments": {"num_train": 240, "labelled": True}},
         model={"entry_point": "own_tasks:Towers"},
     ),
+    "masked": on_few(  # of which padding is known, and attended by nothing
+        task={"name": "masked-language-modelling", "mask_token": 8, "masked_fraction": 0.4},
+        dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240, "padding_token": 0}},
+        model={"name": "transformer-encoder", "arguments": {"width": 16, "depth": 1, "num_heads": 2}},
+    ),
+    "regression": on_few(task={"name": "regression"}, dataset={"entry_point": "own_tasks:curve"}, model=MODEL),
+    "sample-weights": on_few(
+        task={"name": "classification", "sample_weights": True},
+        dataset={"entry_point": "own_tasks:weighted"},
+        model={"entry_point": "own_tasks:linear"},
+    ),
+    "soft-labels": on_few(
+        task={"name": "classification", "soft_labels": True},
+        dataset={"entry_point": "own_tasks:weighted", "arguments": {"kind": "shares"}},
+        model=MODEL,
+    ),
     "denoising": on_few(
         task={"entry_point": "own_tasks:Denoise"},
         dataset={"entry_point": "own_tasks:pictures", "arguments": {"num_train": 240}},
