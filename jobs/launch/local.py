@@ -16,7 +16,7 @@ from largebatch.jobs.launch.stored_runs import mirrored_spec
 from largebatch.jobs.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.run.records import Record, RunSummary, StepRecord
 from largebatch.jobs.run.storage import Storage
 from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -97,14 +97,19 @@ def kept_run(
 @contextmanager
 def _stop_requests(listener: Listener) -> Iterator[Listener]:
     """Ctrl-C, SIGTERM and SIGHUP ask the job to stop after its step; a second Ctrl-C ends it at once."""
-    stops = False
+    stops = trains = False
 
     def ask(number: signal.Signals, is_impatient: bool) -> str:
         nonlocal stops
         if is_impatient:
             raise KeyboardInterrupt
         stops = True
-        return f"{number.name}: finishing this step and saving."
+        return f"{number.name}: {'finishing this step and saving' if trains else 'ending after the first step, and saving it'}."
+
+    def take(record: Record) -> None:
+        nonlocal trains
+        trains |= isinstance(record, StepRecord)
+        listener.on_record(record)
 
     with stop_requests(ask, listener.on_notice):
-        yield replace(listener, should_stop=lambda: stops or listener.should_stop())
+        yield replace(listener, on_record=take, should_stop=lambda: stops or listener.should_stop())

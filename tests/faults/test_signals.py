@@ -55,6 +55,17 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
         return trained(prepared(**DOCUMENT), tmp_path_factory.mktemp("undisturbed") / "run")
 
 
+def test_a_signal_before_any_step_promises_what_comes(tmp_path: Path) -> None:
+    """While the run begins."""
+    told: list[str] = []
+    listener = Listener(on_start=lambda run_dir: signal.raise_signal(signal.SIGINT), on_notice=told.append)
+    with one_thread():
+        summary = train_locally(prepared(**DOCUMENT), TrainOptions(output_dir=tmp_path, device="cpu"), listener)
+    assert (summary.outcome, summary.steps) == ("stopped", 1)
+    assert told == ["SIGINT: ending after the first step, and saving it."]
+    assert [saved.step for saved in list_checkpoints(tmp_path / summary.run_id / "checkpoints")] == [1]
+
+
 @pytest.mark.parametrize(("door", "number"), [(ENGINE, signal.SIGTERM), (COMMAND, signal.SIGINT)], ids=["engine SIGTERM", "command SIGINT"])
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     door: list[str], number: signal.Signals, undisturbed: RunSummary, tmp_path: Path
