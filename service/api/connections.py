@@ -26,7 +26,7 @@ HEADERS_S = 10.0
 BODY_S = 30.0
 """How long a request's body may take, at most 1 MiB."""
 UPLOAD_S = 600.0
-"""How long a bundle of code may take, at most 21 MiB: who sends it is known before it is read."""
+"""How long a bundle of code may take, at most 21 MiB, where it is read only once it is known who sends it."""
 READ_S = 30.0
 """How long a reader may leave an answer lying before any more of it is taken."""
 
@@ -82,7 +82,7 @@ class BoundedConnection(H11Protocol):
 
     headers_s: ClassVar[float] = HEADERS_S
     body_s: ClassVar[float] = BODY_S
-    upload_s: ClassVar[float] = UPLOAD_S
+    upload_s: ClassVar[float | None] = None
     read_s: ClassVar[float] = READ_S
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -165,5 +165,13 @@ class BoundedConnection(H11Protocol):
             self._deadline = self.loop.call_later(self.headers_s if awaits == "headers" else self._body_s(), self.give_up)
 
     def _body_s(self) -> float:
+        if self.upload_s is None:
+            return self.body_s
         content_type = next((value for name, value in self.scope["headers"] if name == b"content-type"), b"").decode("latin-1")
         return self.upload_s if is_upload(self.scope["method"], self.scope["path"], content_type) else self.body_s
+
+
+class TakesCode(BoundedConnection):
+    """One connection of a service that takes bundles of code: nobody unknown holds it longer than elsewhere, for they are refused before the body."""
+
+    upload_s: ClassVar[float | None] = UPLOAD_S

@@ -16,7 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.api.connections import BoundedConnection, Server, listen, open_as_many_files_as_allowed
+from largebatch.service.api.connections import BoundedConnection, Server, TakesCode, listen, open_as_many_files_as_allowed
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
 from largebatch.service.api.forms import pages as form_pages
@@ -55,7 +55,7 @@ def serve(settings: Settings) -> None:
     gc.freeze()
     config = uvicorn.Config(
         app,
-        http=BoundedConnection,
+        http=TakesCode if settings.allows_code else BoundedConnection,
         h11_max_incomplete_event_size=LARGEST_HEADERS,
         log_config=None,
         access_log=False,

@@ -33,7 +33,11 @@ FILES = 300
 
 
 class Impatient(BoundedConnection):
-    headers_s, body_s, upload_s, read_s = 0.3, 0.6, 1.5, 0.5
+    headers_s, body_s, read_s = 0.3, 0.6, 0.5
+
+
+class ImpatientWithCode(Impatient):
+    upload_s = 1.5
 
 
 @contextmanager
@@ -92,12 +96,13 @@ class TestDeadlines:
             closed_after_s(connection)
             assert 0.5 < time.monotonic() - began < 3
 
-    def test_code_has_more_time(self) -> None:
-        with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+    @pytest.mark.parametrize(("connection_of", "seconds"), [(ImpatientWithCode, 1.5), (Impatient, 0.6)])
+    def test_code_has_more_time_where_it_is_taken(self, connection_of: type[BoundedConnection], seconds: float) -> None:
+        with answering(connection_of) as port, socket.create_connection(("127.0.0.1", port)) as connection:
             began = time.monotonic()
             connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
             closed_after_s(connection)
-            assert 1.4 < time.monotonic() - began < 4
+            assert seconds - 0.1 < time.monotonic() - began < seconds + 0.8
 
     def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
@@ -285,6 +290,15 @@ class TestStrangers:
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens") as made:
         yield made
+
+
+def test_a_stranger_who_sends_code_is_refused_before_the_body(tmp_path: Path) -> None:
+    """So that the time which code has is nobody else's."""
+    with serving(tmp_path, "--with-tokens", "--allow-code") as service:
+        for path, kind in (("/v1/code", "application/zip"), ("/runs/new", "multipart/form-data; boundary=a")):
+            with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+                connection.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n12345".encode())
+                assert connection.recv(15).split()[1] in {b"401", b"303"}
 
 
 class TestRateLimit:
