@@ -1,6 +1,7 @@
 """A person's own code that travels with a submitted job: which files of the current folder are sent, and which are not."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ LARGEST_OTHER_FILE_BYTES = 2**20
 NO_PYTHON = "holds no Python"
 NOT_CODE = {"data", "runs", "node_modules", "tests", "build", "dist"}
 """Folders that are left out where no version control says what is: of the current folder alone, and no packages."""
+SECRETS = re.compile(r".*\.(pem|key|p12|pfx|jks|kdbx)|id_(rsa|dsa|ecdsa|ed25519)|(credentials?|secrets?)(\..+)?", re.IGNORECASE)
+"""Names of files that hold keys, as a rule: they stay, whatever they lie beside."""
 GIT_S = 20
 NAMES_SHOWN = 6
 
@@ -82,6 +85,8 @@ def _other_files(entry: Path, source: Path, parcel: "_Parcel") -> list[str]:
         size_bytes, inside = path.stat().st_size, path.relative_to(source)
         if size_bytes > LARGEST_OTHER_FILE_BYTES:
             left_out.append(f"{inside} ({size_bytes / 2**20:.1f} MiB)")
+        elif SECRETS.fullmatch(path.name):
+            left_out.append(f"{inside} (may be a secret)")
         elif not is_path(inside.as_posix()) or parcel.has(path):  # with one such name the service would take nothing of it all
             left_out.append(f"{inside.as_posix()[:LONGEST_PATH]!r} (for its name)")
         elif not os.access(path, os.R_OK):

@@ -12,6 +12,7 @@ from zips import zipped
 from largebatch.jobs.errors import FaultError, SpecError
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.backends.own_code import own_code
 from largebatch.service.backends.ray_jobs import RayJobs, Submission
 
 FUNCTION = "def make():\n    return None\n"
@@ -93,6 +94,17 @@ def test_what_is_beside_the_recipe_and_ignored_stays_and_many_files_do(tmp_path:
     assert "secret.txt" not in files
     assert len(files) == 1000, "no more than a bundle takes"
     assert "secret.txt (git ignores it), more of many (beyond 20 MiB or 1,000 files)" in capsys.readouterr().err
+
+
+def test_what_may_be_a_secret_stays_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "net.py").touch()
+    (tmp_path / "vocab.json").write_text("{}")
+    secrets = ("server.PEM", "credentials.json", "id_ed25519", "secrets.yaml", "secret")
+    for name in secrets:
+        (tmp_path / name).write_text("key")
+    code = own_code(tmp_path, {"net"})
+    assert {path.name for path in code.files} == {"net.py", "vocab.json"}
+    assert sorted(code.left_out) == sorted(f"{name} (may be a secret)" for name in secrets)
 
 
 def test_what_the_recipe_names_goes_along_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
