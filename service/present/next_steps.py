@@ -98,7 +98,7 @@ def _after_divergence(spec: TrainSpec, step: int | None, epoch: float | None) ->
     reached = rate
     if warmup and epoch is not None and epoch < warmup:  # the whole rate never was in force
         reached = rate * epoch / warmup
-        at += f" of its warm-up, at about {reached:.2g}"
+        at += f" of its warm-up, at about {reached:.3g}"
     lower = float(f"{reached / LOWER:.2g}")
     found = [Remedy(text=f"It diverged{at}: lower the learning rate from {rate:g} to {lower:g}.", set={"learning_rate.base": lower})]
     if not warmup:

@@ -91,7 +91,7 @@ def test_a_run_that_went_wrong_says_what_to_change() -> None:
     while_warming = while_warming.model_copy(update={"progress": {"step": 14, "epoch": 0.3}})
     remedy = next_steps(while_warming).remedies[0]
     assert remedy.set == {"learning_rate.base": 100.0}, "a third of what was in force"
-    assert "at step 14 of its warm-up, at about 3e+02: lower the learning rate from 1000 to 100" in remedy.text
+    assert "at step 14 of its warm-up, at about 300: lower the learning rate from 1000 to 100" in remedy.text
     (longer,) = next_steps(run(outcome="missed")).remedies
     assert (longer.set, longer.resumes) == ({"stop.epochs": 80.0}, True)
     killed = run(State.FAILED, reason="Attempt 6 ended by signal 9.", set={"batch.micro_batch_size": 16})

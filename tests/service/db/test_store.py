@@ -144,6 +144,17 @@ def test_cancel_resume_delete(store: Store) -> None:
     assert (asked.state, asked.is_cancel_asked) == (State.STARTING, True)
 
 
+def test_a_jobs_clock_begins_again_when_it_is_resumed(store: Store) -> None:
+    """Else its duration would count what it lay still."""
+    job, _ = store.accept(new_job(0), None, "", 100)
+    for state, more in ((State.STARTING, {}), (State.RUNNING, {"started_at_s": 100.0}), (State.FAILED, {"ended_at_s": 130.0})):
+        moved = store.move(job, state, **more)
+        assert moved is not None
+        job = moved
+    again = store.queue_again(job)
+    assert (again.started_at_s, again.ended_at_s) == (None, None)
+
+
 def test_the_queues_front_holds_every_owner(store: Store) -> None:
     for number in range(50):
         store.accept(new_job(number), None, "", 100)
