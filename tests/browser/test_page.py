@@ -49,9 +49,8 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit, ser
     few = curve.count()
     expect(page.locator("#job .state").first).to_have_text("succeeded", timeout=5 * PATIENCE_MS)
     expect(page.locator("[data-cell=step]")).to_have_text("200")
-    page.wait_for_timeout(500)
-    drawn = page.evaluate("document.querySelector('#c-score').data[0].x.length")
-    assert drawn == 100 > few, "all evaluations, and more than there were at first"
+    visit.until("document.querySelector('#c-score').data[0].x.length", 100)
+    assert few < 100, "it grew"
     expect(page.get_by_text("Ended: completed")).to_be_visible()
     expect(page.locator("#log")).to_contain_text("test accuracy")
     page.locator("#run-plan summary").click()
@@ -149,7 +148,7 @@ def test_a_mistake_is_told_beside_its_field_and_keeps_the_rest(visit: Visit) -> 
     page.get_by_label("Global batch size").fill("full")
     page.get_by_role("button", name="Start").click()
     expect(page.locator("#f-set-error")).to_contain_text("Did you mean momentum?")
-    assert page.get_by_label("Epochs", exact=True).input_value() == "3"
+    expect(page.get_by_label("Epochs", exact=True)).to_have_value("3")
     page.get_by_label("a line").fill("")
     page.get_by_label("Workers").fill("two")
     page.get_by_role("button", name="Start").click()
@@ -198,11 +197,11 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     expect(page.locator("#c-curves .trace")).to_have_count(2)
     expect(page.locator("#curves-missing")).to_have_text(f"Without a score yet: {idle}")
     expect(page.locator("#c-fields .point")).to_have_count(2)
-    assert page.evaluate(points) == [[64, 1437], 2], "the full batch stands where its size is"
+    visit.until(points, [[64, 1437], 2])  # the full batch stands where its size is
     page.locator("#field").select_option("optimizer.name")
-    assert page.evaluate(points) == [["sgd", "sgd"], 2]
+    visit.until(points, [["sgd", "sgd"], 2])
     page.locator("#field").select_option("stop.target_accuracy")
-    assert page.evaluate(points)[0][1] == "none", "which is a place as well"
+    visit.until(f"{points}[0][1]", "none")  # which is a place as well
     page.locator("#result").select_option("time_to_target_seconds")
     expect(page.locator("#c-fields")).to_have_text("None of these runs has ended with a time_to_target_seconds.")
 
@@ -256,7 +255,7 @@ def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) ->
     expect(page.locator("#figures figure").first).to_be_visible()
     expect(page.locator("#figures .main-svg").first).to_be_visible()
     overflow = "[...document.querySelectorAll('#figures .chart')].filter(c => c.scrollWidth > c.clientWidth + 1).map(c => c.id)"
-    assert page.evaluate(overflow) == [], "each figure keeps to its place"
+    visit.until(overflow, [])  # each figure keeps to its place
     expect(page.get_by_text("Its page in MLflow")).to_be_hidden()
     for name in ("rates", "parallel"):
         expect(page.locator(f"#figure-{name} .main-svg").first).to_be_visible()

@@ -1,7 +1,9 @@
 """A visit to the service's pages, by Playwright."""
 
 import os
+import time
 from pathlib import Path
+from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
@@ -25,6 +27,13 @@ class Visit:
 
     def go(self, path: str) -> None:
         self.page.goto(self._url + path)
+
+    def until(self, script: str, value: Any) -> None:
+        """Waits until the script's value is this: what a click changes may come after the click has returned."""
+        ends_at_s = time.monotonic() + PATIENCE_MS / 1000
+        while (found := self.page.evaluate(script)) != value and time.monotonic() < ends_at_s:
+            self.page.wait_for_timeout(50)
+        assert found == value
 
     def keep(self, name: str) -> None:
         if SCREENSHOTS:
