@@ -23,7 +23,7 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.engine.evaluate import Scores
+from largebatch.jobs.engine.evaluation.evaluate import Scores
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.job import prepare
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate

@@ -15,7 +15,7 @@ from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.data.same_data import refuse_other_workers_data
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
-from largebatch.jobs.engine.evaluate import Scores, evaluate, refuse_non_finite_samples
+from largebatch.jobs.engine.evaluation.evaluate import Scores, evaluate, refuse_non_finite_samples
 from largebatch.jobs.engine.gradient.share import Share
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.engine.model_check.carried_state import Findings

@@ -16,18 +16,18 @@ from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.loaders import LoaderBatches, first_samples
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.data.sources.validation import evaluated_by, refuse_too_few_left, some_samples
+from largebatch.jobs.data.sources.validation import evaluated_by, mixed_samples, refuse_too_few_left, some_samples
 from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.clock import Clock
-from largebatch.jobs.engine.evaluate import evaluation_share
+from largebatch.jobs.engine.evaluation.forward import evaluation_share
 from largebatch.jobs.engine.gradient.activation_checkpointing import use_activation_checkpointing
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
 from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.engine.model_check.recomputation import refuse_changed_by_running_again
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import References, TrainState
+from largebatch.jobs.engine.state import TrainingSamples, TrainState
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, outputs_and_layers, refuse_misfit
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
@@ -35,7 +35,7 @@ from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
 from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
-from largebatch.jobs.models.norms.last_steps import LastSteps, average_plainly
+from largebatch.jobs.models.norms.last_steps import LastSteps, average_plainly, refuse_uncounted
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
@@ -149,15 +149,14 @@ def _examine_model(
 
 
 def _fit_optimizer(spec: TrainSpec, task: Task, model: nn.Module, dataset: Dataset, normalises: bool) -> tuple[str, ...]:
-    """Refuse batch-norm under an optimizer that averages, and try a person's own.
+    """Refuse norms whose statistics an optimizer that averages cannot take, and try a person's own.
 
     Returns: the names of the output heads' weights, where the optimizer asks.
     Raises: InputError.
     """
     config = spec.optimizer
-    if config.averages and normalises:
-        problem = f"{config.name} evaluates an average of the weights, and this model's batch-norms take their statistics at others."
-        raise PlanError("optimizer.name", problem, "Use a model with other norms (group, layer), or adamw with ema.")
+    if config.averages and normalises:  # their statistics at the average are a plain mean
+        refuse_uncounted(model, "optimizer.name", "Use BatchNorm1d, BatchNorm2d or BatchNorm3d, or adamw with ema.")
     if isinstance(config, OwnOptimizerConfig):
         refuse_unusable(config.entry_point, config.arguments)
         build_optimizer(model, config)
@@ -297,16 +296,25 @@ def new_state(job: Prepared) -> TrainState:
         once_a_step=job.findings.once_a_step,
         by_samples=[*job.findings.by_samples, *job.findings.by_passes],
         references=_references(job),
+        norm_samples=_norm_samples(job),
         last_steps=LastSteps(model, spec.batch_norm.average_last_steps) if spec.batch_norm.average_last_steps else None,
     )
 
 
-def _references(job: Prepared) -> References | None:
+def _references(job: Prepared) -> TrainingSamples | None:
     """The training samples that the task wants evaluation to compare with."""
     if not isinstance(job.task, CoupledTask) or not job.task.num_references:
         return None
     part = some_samples(job.dataset.train, job.task.num_references)
-    return References(evaluation_batches(job, part), len(part))
+    return TrainingSamples(evaluation_batches(job, part), len(part))
+
+
+def _norm_samples(job: Prepared) -> TrainingSamples | None:
+    """The training samples, in whole groups, of which batch-norms take their statistics at an average of the weights that is evaluated."""
+    if job.plan.num_norm_samples is None:
+        return None
+    part = mixed_samples(job.dataset.train, job.plan.num_norm_samples)
+    return TrainingSamples(evaluation_batches(job, part, unit=job.plan.unit), len(part))
 
 
 def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
@@ -327,8 +335,8 @@ def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
     )
 
 
-def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING) -> Batches:
-    """The samples of one part in the file's order."""
+def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING, unit: int | None = None) -> Batches:
+    """The samples of one part in the file's order. Args: unit: samples that pass forward together, where it is not what evaluation asks for."""
     if isinstance(part, Held):
         return DeviceBatches(part, job.dataset, job.device, channels_last=job.spec.model.channels_last)
     return LoaderBatches(
@@ -336,7 +344,7 @@ def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING)
         job.dataset,
         job.device,
         num_workers=job.spec.dataset.num_workers,
-        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.ranks, evaluation_unit(job.model))._replace(epoch=epoch)),
+        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.ranks, unit or evaluation_unit(job.model))._replace(epoch=epoch)),
         channels_last=job.spec.model.channels_last,
         shuffles=False,
         patience=patience,

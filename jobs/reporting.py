@@ -12,7 +12,8 @@ import torch
 
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.device import device_name, environment
-from largebatch.jobs.engine.evaluate import evaluate, evaluation_weights
+from largebatch.jobs.engine.evaluation.evaluate import evaluate
+from largebatch.jobs.engine.evaluation.forward import evaluation_weights
 from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import CodeError, InputError, LargebatchError

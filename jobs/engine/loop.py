@@ -6,7 +6,8 @@ from typing import Protocol
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.dataset import EvaluatedOn
-from largebatch.jobs.engine.evaluate import Scores
+from largebatch.jobs.engine.evaluation.evaluate import Scores
+from largebatch.jobs.engine.evaluation.norms_at_average import settle_norms
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import CodeError, DivergedError
@@ -64,7 +65,7 @@ def train(
             tracker.notice(_end_of_patience(state))
         is_at_target = progress.time_to_target_s is not None and stop.at_target
         if _is_save_due(state, plan, step) or is_best or is_at_target or stops or is_last:
-            _synchronise(state)
+            _settle(state, plan, tracker)
             save(is_best)
             state.saved_at_s, state.is_save_due = state.clock.training_s, False
         if is_at_target:
@@ -86,16 +87,17 @@ def _agree(state: TrainState, should_stop: bool) -> bool:
     return num_to_stop > 0
 
 
-def _synchronise(state: TrainState) -> None:
-    """Make all ranks equal before they are looked at; they are, but after steps that each took alone."""
+def _settle(state: TrainState, plan: TrainPlan, tracker: Tracker) -> None:
+    """Make all ranks equal before they are looked at, which they are but after steps that each took alone, and norms fit averaged weights."""
     with state.clock.training():
         state.local_sgd.synchronise()
+        settle_norms(state, plan.spec.precision, tracker.notice)
 
 
 def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores], tracker: Tracker, evaluated_on: EvaluatedOn) -> bool:
     """Evaluate, note a target met for the first time; returns whether this is the best so far."""
     progress, clock, metric, target = state.progress, state.clock, state.metric, plan.spec.stop.target_score
-    _synchronise(state)
+    _settle(state, plan, tracker)
     state.ranks.agreed(lambda: parameter_names(state.model, state.optimizer))  # what a model makes or replaces midway would not train
     with clock.evaluating():
         scores = evaluate()

@@ -73,8 +73,8 @@ class Progress:
         self.epoch, self.offset, self.step, self.samples_seen, self.schedule_samples = position
 
 
-class References(NamedTuple):
-    """Training samples that every evaluation passes forward besides, without random changes, for a task that compares with them."""
+class TrainingSamples(NamedTuple):
+    """Training samples that evaluations pass forward besides, without random changes."""
 
     batches: Batches
     num_samples: int
@@ -106,7 +106,8 @@ class TrainState:
         average: WeightAverage | EvaluatedAverage | None = None,
         once_a_step: Sequence[str] = (),
         by_samples: Sequence[str] = (),
-        references: References | None = None,
+        references: TrainingSamples | None = None,
+        norm_samples: TrainingSamples | None = None,
         last_steps: LastSteps | None = None,
     ) -> None:
         device = next(model.parameters()).device
@@ -129,6 +130,8 @@ class TrainState:
         """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
         self.references = references
         """What evaluations compare with, where the task asks for it."""
+        self.norm_samples = norm_samples
+        """What batch-norms take their statistics of at the average that is evaluated, where the optimizer keeps one."""
         self.progress, self.noise, self.dual_noise, self.gain = Progress(), NoiseSums(), NoiseSums(), GainAverages()
         self.saved_at_s = 0.0
         """The training clock at the newest checkpoint."""

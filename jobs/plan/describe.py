@@ -33,6 +33,7 @@ def plan_facts(plan: TrainPlan) -> dict[str, Any]:
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "micro_batches_of_the_first_step": _first_micro_batches(plan),
         "batch_norm_span": plan.span,
+        "num_norm_samples": plan.num_norm_samples,
         "samples_per_epoch": plan.samples_per_epoch,
         "total_steps": plan.total_steps,
         "total_samples": plan.total_progress,
@@ -307,6 +308,8 @@ def _span_words(plan: TrainPlan) -> str:
     rest = plan.global_batch_size % plan.span
     tail = f", the last group of each batch over {rest}" if rest else ""
     words = f"statistics over {plan.span} samples{tail}, whatever the micro-batch"
+    if plan.num_norm_samples:
+        return f"{words}; at the average that is evaluated anew, of {plan.num_norm_samples:,} training samples, before each evaluation and checkpoint"
     last = plan.spec.batch_norm.average_last_steps
     if last is None:
         return words

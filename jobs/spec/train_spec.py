@@ -342,6 +342,10 @@ class TrainSpec(Spec):
             return self
         if self.ema:
             raise ValueError("ema makes a moving average of batch-norm's statistics, too, in place of which average_last_steps is; leave one out")
+        if self.optimizer.averages:
+            raise ValueError(
+                f"{self.optimizer.name} has batch-norm's statistics taken anew at the weights that are evaluated; leave average_last_steps out"
+            )
         if self.reduction.local_steps > 1:
             raise ValueError("batch_norm.average_last_steps is a mean over all workers' groups; with reduction.local_steps above 1 there is none")
         return self

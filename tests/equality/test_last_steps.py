@@ -12,7 +12,7 @@ import torch
 from small_runs import InOrder, Net, document, parameters, planned, prepared, synthetic, trained
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.evaluate import evaluate
+from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import InputError

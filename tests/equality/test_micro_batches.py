@@ -124,8 +124,8 @@ def test_training_follows_the_textbook_whatever_the_micro_batch(micro_batch_size
     assert any(record.gradient_norm > 0.5 for record in records), "clipping never took part"
 
 
-WITHOUT_BATCH_NORM = {"lion", "schedule-free-sgd", "schedule-free-adamw"}
-"""Lion steps by the sign of rounding where a bias before a norm has no gradient, and schedule-free ones refuse batch-norm."""
+WITHOUT_BATCH_NORM = {"lion"}
+"""Lion steps by the sign of rounding where a bias before a norm has no gradient."""
 NAMES = [name for name in INSTALLED if name != "soap"]
 """Where the first gradient says nothing of a direction, soap's basis is rounding's (decision 049)."""
 

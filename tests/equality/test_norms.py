@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from largebatch.jobs.engine.evaluate import evaluate, evaluation_share
+from largebatch.jobs.engine.evaluation.evaluate import evaluate
+from largebatch.jobs.engine.evaluation.forward import evaluation_share
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step

@@ -73,6 +73,12 @@ EQUAL: dict[str, dict[str, Any]] = {
         stop={"steps": 20},  # beyond the transition
     ),
     "schedule-free": document(optimizer={"name": "schedule-free-sgd"}, learning_rate={"base": 0.2, "warmup_epochs": 1.0}),
+    "norms-at-average": document(
+        optimizer={"name": "schedule-free-sgd"},
+        learning_rate={"base": 0.2, "warmup_epochs": 1.0},
+        model=WITH_BATCH_NORM,
+        batch_norm={"span": 25},
+    ),
     "own-optimizer": document(optimizer={"entry_point": "torch.optim:NAdam"}, learning_rate={"base": 0.002}),
     # In float64, for muon rounds its matrices to bfloat16: what float32 adds up in another order is 2^-8 apart, then.
     "muon": document(
@@ -273,8 +279,9 @@ def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None
 
 
 @pytest.mark.parametrize("world_size", WORLDS)
-def test_every_evaluation_counts_every_sample_once(folder: Path, world_size: int) -> None:
-    one, many = ([r for r in read_records(folder / f"{world}-sgd") if isinstance(r, EvalRecord)] for world in (1, world_size))
+@pytest.mark.parametrize("case", ["sgd", "norms-at-average"])
+def test_every_evaluation_counts_every_sample_once(folder: Path, case: str, world_size: int) -> None:
+    one, many = ([r for r in read_records(folder / f"{world}-{case}") if isinstance(r, EvalRecord)] for world in (1, world_size))
     assert [record.step for record in one] == [record.step for record in many]
     # 360 test samples: a prediction that flips in its last bit is one sample.
     assert [r.score for r in many] == pytest.approx([r.score for r in one], abs=1.5 / 360)

@@ -97,6 +97,11 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"entry_point": "own_code:with_dropout"},
         "learning_rate": {"base": 0.05, "warmup_epochs": 1.0},
     },
+    "schedule-free sgd, batch-norm": {
+        "optimizer": {"name": "schedule-free-sgd"},
+        "model": {"name": "mlp", "arguments": {"width": 8, "batch_norm": True}},
+        "batch_norm": {"span": 16},
+    },
     "an optimizer of one's own, clipped": {
         "optimizer": {"entry_point": "torch.optim:RMSprop", "arguments": {"alpha": 0.9, "momentum": 0.5}, "weight_decay": 0.01},
         "gradient": {"clip_norm": 0.5},

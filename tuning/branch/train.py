@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from largebatch.jobs.data.keyed_random import key
-from largebatch.jobs.engine.evaluate import evaluate
+from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step

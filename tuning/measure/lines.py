@@ -11,7 +11,7 @@ import torch
 
 from largebatch.jobs.data.dataset import EvaluatedOn
 from largebatch.jobs.data.trees import num_samples
-from largebatch.jobs.engine.evaluate import evaluate
+from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.prepared import evaluation_batches, new_state

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from largebatch.jobs.engine.evaluate import Scores, evaluate
+from largebatch.jobs.engine.evaluation.evaluate import Scores, evaluate
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.errors import DivergedError, InputError
 from largebatch.jobs.models.snapshot import restored

@@ -57,6 +57,11 @@ def some_samples(part: Any, number: int) -> Any:
     return _selected(_for_evaluation(part), sample_order(0, key("references"), len(part))[:number].sort().values)
 
 
+def mixed_samples(part: Any, number: int) -> Any:
+    """The same, in an order of chance: samples that follow each other are as unlike as those of a batch in training."""
+    return _selected(_for_evaluation(part), sample_order(0, key("references"), len(part))[:number])
+
+
 def refuse_too_few_left(dataset: Dataset, amount: int | float | None, global_batch_size: int) -> None:
     """Raise DataError where holding out samples leaves fewer than one global batch."""
     left = len(dataset.train)

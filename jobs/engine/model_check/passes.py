@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
-from largebatch.jobs.engine.evaluate import numbers_of, sums_of
+from largebatch.jobs.engine.evaluation.evaluate import numbers_of
+from largebatch.jobs.engine.evaluation.forward import sums_of
 from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described

@@ -113,7 +113,7 @@ def _weights(norm: GhostNorm, before: dict[int, Tensor], *, own: int, after: int
         return 1.0, 1.0  # torch moves nothing then
     seen = float(before[id(norm.num_batches_tracked)])
     begin = seen if is_first else 0.0
-    return begin / max(begin + own, 1.0), (begin + own) / max(seen + total, 1.0)
+    return begin / (begin + own) if own else 1.0, (begin + own) / max(seen + total, 1.0)
 
 
 def _refuse_miscount(norm: GhostNorm, groups: int, counted: int) -> None:

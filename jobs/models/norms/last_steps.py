@@ -21,11 +21,17 @@ Statistics = dict[str, dict[str, Tensor]]
 
 def average_plainly(model: nn.Module) -> None:
     """Let a model's norms average plainly over the groups that they have counted. Raises: PlanError for one that cannot."""
+    refuse_uncounted(model, "batch_norm.average_last_steps", "Leave it out, or use BatchNorm1d, BatchNorm2d or BatchNorm3d.")
+    for norm in _moving(model):
+        norm.momentum = None
+
+
+def refuse_uncounted(model: nn.Module, field: str, hint: str) -> None:
+    """Raise PlanError, naming what asks for it, for a norm that has no plain mean over the groups of some steps."""
     for norm in _moving(model):
         if isinstance(norm, _InstanceNorm) or norm.num_batches_tracked is None:
             problem = f"{norm.ghost.name}, a {type(norm).__name__}, does not count its batches, so there is no plain mean over them."
-            raise PlanError("batch_norm.average_last_steps", problem, "Leave it out, or use BatchNorm1d, BatchNorm2d or BatchNorm3d.")
-        norm.momentum = None
+            raise PlanError(field, problem, hint)
 
 
 class LastSteps:

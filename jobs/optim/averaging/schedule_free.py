@@ -7,7 +7,7 @@
 Gradients are taken at y, the parameters while training; x is evaluated. lr_max is the largest rate so far, lambda weight decay.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -96,28 +96,45 @@ class ScheduleFreeAdamW(ScheduleFreeSGD):
 
 
 class EvaluatedAverage:
-    """The x of a schedule-free optimizer, evaluated and exported in place of the parameters; the optimizer keeps it. See `WeightAverage`."""
+    """The x of a schedule-free optimizer, evaluated and exported in place of the parameters; the optimizer keeps it. See `WeightAverage`.
+
+    Batch-norms' running statistics at x, which `settle_norms` takes, are kept here, and take the place of those at y.
+    """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+        self._model, self._optimizer = model, optimizer
         self._params = {name: param for name, param in model.named_parameters() if param.requires_grad}
-        self._held: list[Tensor] | None = None
+        self._statistics: dict[str, Tensor] = {}
+        self._held: list[tuple[Tensor, Tensor]] | None = None
         self.averages: list[Tensor] = []
         """None beside the optimizer's state."""
+        self.has_statistics = False
+        """Whether the statistics are those at x as it is now."""
 
     def update(self, power: float = 1.0) -> None:
-        """Nothing: the optimizer's step has done it."""
+        """Take note that x has moved, which the optimizer's step has done."""
+        self.has_statistics = False
+
+    def take_statistics(self, norms: Sequence[str]) -> None:
+        """Keep the statistics that these norms of the model have now, with x in the parameters' place."""
+        self._statistics = {
+            f"{name}.{buffer}": value.clone() for name in norms for buffer, value in self._model.get_submodule(name).named_buffers(recurse=False)
+        }
+        self.has_statistics = True
 
     @torch.no_grad()
     def swap(self) -> None:
         """Put the averages in the parameters' place; a second call undoes the first, bit for bit."""
         if self._held is None:
-            self._held = [param.detach().clone() for param in self._params.values()]
-            values = self._values()
+            buffers = dict(self._model.named_buffers())
+            places = [*self._params.values(), *(buffers[name] for name in self._statistics)]
+            values = [*self._values(), *self._statistics.values()]
+            self._held = [(place, place.detach().clone()) for place in places]
         else:
-            values, self._held = self._held, None
-        for param, value in zip(self._params.values(), values, strict=True):
-            param.copy_(value)
+            places, values = [place for place, _ in self._held], [value for _, value in self._held]
+            self._held = None
+        for place, value in zip(places, values, strict=True):
+            place.copy_(value)
 
     def _values(self) -> list[Tensor]:
         """Where a parameter has had no gradient yet, it is its own average."""
@@ -126,7 +143,10 @@ class EvaluatedAverage:
     def state_dict(self) -> dict[str, Any]:
         """The averages and their names, for whoever reads a checkpoint's weights."""
         values = [value.to(param.dtype) for value, param in zip(self._values(), self._params.values(), strict=True)]
-        return {"averages": values, "names": list(self._params)}
+        return {"averages": [*values, *self._statistics.values()], "names": [*self._params, *self._statistics]}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Nothing: they came with the optimizer's state."""
+        """Take the statistics over; the averages came with the optimizer's state."""
+        averages, buffers = dict(zip(saved["names"], saved["averages"], strict=True)), dict(self._model.named_buffers())
+        self._statistics = {name: value.to(buffers[name].device) for name, value in averages.items() if name in buffers}
+        self.has_statistics = bool(self._statistics)

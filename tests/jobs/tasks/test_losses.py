@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sample_draws import SampleDraws
 from largebatch.jobs.data.trees import named_leaves, rows
-from largebatch.jobs.engine.evaluate import numbers_of
+from largebatch.jobs.engine.evaluation.evaluate import numbers_of
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.tasks.base import Batch, Task
 from largebatch.jobs.tasks.classification import Classification, MultiLabel
