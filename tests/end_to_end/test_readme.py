@@ -166,3 +166,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         if heading:
             headings = [line.lstrip("# ") for line in target.read_text().splitlines() if line.startswith("#")]
             assert heading in [re.sub(r"[^a-z0-9 -]", "", text.lower()).replace(" ", "-") for text in headings], link
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md")), ids=lambda page: page.stem)
+def test_a_decision_is_a_page_of_three_parts(page: Path) -> None:
+    text = page.read_text()
+    assert all(f"**{part}" in text for part in ("Context", "Decision", "Consequences"))
+    assert len(text.split()) <= 950
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "results").glob("[a-z]*.md")), ids=lambda page: page.stem)
+def test_a_result_is_one_table_its_conditions_and_at_most_five_notes(page: Path) -> None:
+    text = page.read_text()
+    tables = re.findall(r"^\|[ :|-]+\|$", text, re.M)
+    assert (len(tables), "Conditions: " in text) in {(1, True), (0, True)}, tables
+    assert len(re.findall(r"^\* ", text, re.M)) <= 5
