@@ -147,6 +147,9 @@ EQUAL: dict[str, dict[str, Any]] = {
         dataset={"entry_point": "own_tasks:weighted", "arguments": {"kind": "shares"}},
         model=MODEL,
     ),
+    "several-labels": on_few(
+        task={"name": "multi-label"}, dataset={"entry_point": "own_tasks:weighted", "arguments": {"kind": "shares"}}, model=MODEL
+    ),
     "denoising": on_few(
         task={"entry_point": "own_tasks:Denoise"},
         dataset={"entry_point": "own_tasks:pictures", "arguments": {"num_train": 240}},
