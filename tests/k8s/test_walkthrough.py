@@ -14,6 +14,8 @@ from pods import EXAMPLES, INGRESS, K8S, OVERLAYS, ROOT
 
 TEXT = (ROOT / "docs/kubernetes.md").read_text()
 BLOCKS = [block for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL) if not language]
+INLINE = [words for words in re.findall(r"`((?:kubectl|helm) [^`\n]+)`", TEXT) if len(words.split()) > 2 and not words.endswith(" -k")]
+"""Commands in a sentence; `helm upgrade` and `kubectl apply -k` are names of what others do."""
 INNER = re.compile(r"\$\(([^()]*)\)")
 MADE_BY_OTHERS = {("service", "largebatch-head-svc"), ("job", "backup-now")}
 """By KubeRay, and by the command before."""
@@ -23,15 +25,14 @@ KEPT = {"Namespace", "PersistentVolumeClaim", "Secret"}
 def commands(program: str) -> list[list[str]]:
     """Every call of a program, also within others, as its words; what a shell would put in is X."""
     found: list[list[str]] = []
-    for block in BLOCKS:
-        for line in block.replace("\\\n", " ").splitlines():
-            text = line.partition(" # ")[0]
-            for part in [*INNER.findall(text), *INNER.sub("X", text).split(" | ")]:
-                words = shlex.split(part, comments=True)
-                while words and re.fullmatch(r"export|sudo|xargs|\w+=.*", words[0]):
-                    words = words[1:]
-                if words[:1] == [program]:
-                    found.append([word for word in words[1:] if word != "&"])
+    for line in [*(line for block in BLOCKS for line in block.replace("\\\n", " ").splitlines()), *INLINE]:
+        text = line.partition(" # ")[0]
+        for part in [*INNER.findall(text), *INNER.sub("X", text).split(" | ")]:
+            words = shlex.split(part, comments=True)
+            while words and re.fullmatch(r"export|sudo|xargs|\w+=.*", words[0]):
+                words = words[1:]
+            if words[:1] == [program]:
+                found.append([word for word in words[1:] if word != "&"])
     return found
 
 
@@ -49,7 +50,7 @@ def test_a_shell_reads_each_block(block: str) -> None:
 def test_kubectl_knows_each_command_and_its_options() -> None:
     """It reads them all before it helps."""
     calls = sorted({tuple(own_words(words)) for words in commands("kubectl")})
-    assert len(calls) >= 30
+    assert len(calls) >= 40
     assert not [problem for words in calls for problem in refused(str(kubectl()), *words)]
     assert list(refused(str(kubectl()), "get", "pods", "--no-such-option"))
 
@@ -57,8 +58,17 @@ def test_kubectl_knows_each_command_and_its_options() -> None:
 @pytest.mark.skipif(shutil.which("helm") is None, reason="there is no helm here")
 def test_helm_knows_each_command_and_its_options() -> None:
     calls = [tuple(words) for words in commands("helm")]
-    assert len(calls) >= 2
+    assert len(calls) >= 6
     assert not [problem for words in calls for problem in refused("helm", *words)]
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="there is no docker here")
+def test_docker_knows_each_command_and_its_options() -> None:
+    """Without a daemon, too."""
+    calls = [tuple(words) for words in commands("docker")]
+    assert len(calls) >= 6
+    assert not [problem for words in calls for problem in refused("docker", *words)]
+    assert list(refused("docker", "build", "--no-such-option", "."))
 
 
 def refused(*command: str) -> Iterator[str]:
@@ -76,7 +86,7 @@ def test_what_commands_name_is_there() -> None:
         assert words[0] in {"apply", "diff"} or words[:2] == ["-n", "largebatch"] or words == ["delete", "namespace", "largebatch"], words
         own = own_words(words)
         named |= {(kind, name) for kind, _, name in (word.partition("/") for word in own) if name and re.fullmatch("[a-z]+", kind) and kind != "k8s"}
-        if own[2:3] == ["delete"] and "," not in own[3] and len(own) == 5:
+        if own[2:3] == ["delete"] and "," not in own[3] and len(own) == 5 and own[4] != "--all":
             named.add((short.get(own[3], own[3]), own[4]))
         elif own[2:3] == ["exec"]:
             named.add(("pod", own[3]))
