@@ -18,7 +18,7 @@ from largebatch.service.backends.base import Backend, no_code
 from largebatch.service.backends.local import LocalBackend
 from largebatch.service.bundle import FIELD, references_in, refuse_misplaced
 from largebatch.service.db.bundles import Bundles, CodeBundle
-from largebatch.service.db.engine import DatabaseError, open_database
+from largebatch.service.db.engine import DatabaseError, open_database, reading
 from largebatch.service.db.listing import Sight
 from largebatch.service.db.store import Store
 from largebatch.service.db.tokens import ForbiddenError, Principal, Tokens
@@ -61,8 +61,13 @@ class Dependencies:
     writers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WRITERS, "writer"))
 
     async def read(self, look: Callable[[], T]) -> T:
-        """A short look at the database, beside the event loop. Raises: DatabaseError."""
-        return await run_within(WAIT_S, self.readers, look)
+        """A short look at the database, beside the event loop; all that it asks there is one transaction. Raises: DatabaseError."""
+
+        def looked() -> T:
+            with reading(self.store.engine):
+                return look()
+
+        return await run_within(WAIT_S, self.readers, looked)
 
     async def write(self, change: Callable[[], T]) -> T:
         """A short change of the database, which waits for the disk; no read waits behind it. Raises: DatabaseError."""
@@ -164,7 +169,8 @@ async def run_within(seconds: float, pool: ThreadPoolExecutor, call: Callable[[]
     Raises: DatabaseError.
     """
     try:
-        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(pool, call), seconds)
+        async with asyncio.timeout(seconds):
+            return await asyncio.get_running_loop().run_in_executor(pool, call)
     except TimeoutError as error:
         raise DatabaseError("database", f"has not answered for {seconds:g} s.", "Try again in a moment.") from error
 

@@ -25,6 +25,8 @@ BUSY_S = 15
 POOL = 20
 POSTGRESQL_DISK_FULL = "53100"
 _sqlite_writer = threading.Lock()
+_look = threading.local()
+"""The connection of the look that a thread is at."""
 
 
 class DatabaseError(FaultError):
@@ -84,9 +86,18 @@ def _begin_sqlite(connection: Connection) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One consistent look. Raises: DatabaseError."""
+    """One consistent look; within another of this thread a part of that. Raises: DatabaseError."""
+    outer: Connection | None = getattr(_look, "connection", None)
+    if outer is not None and outer.engine is engine:
+        with _faults():
+            yield outer
+        return
     with _faults(), engine.connect() as connection, connection.begin():
-        yield connection
+        _look.connection = connection
+        try:
+            yield connection
+        finally:
+            _look.connection = None
 
 
 @contextmanager

@@ -47,6 +47,11 @@ class Sight(NamedTuple):
     owner: str
     project: str | None = None
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Those of a job of which one must be so."""
+        return {"owner": self.owner} if self.project is None else {"owner": self.owner, "project": self.project}
+
 
 class Condition(NamedTuple):
     """One field held against a value."""
@@ -91,16 +96,32 @@ def is_by_time(sort: str) -> bool:
     return sort.removeprefix("-") == CREATED
 
 
-@cache
-def counting(equal: tuple[str, ...]) -> sa.Select[Any]:
-    """How many jobs there are. Args: equal: columns that are held against a parameter of their name."""
-    return sa.select(sa.func.count()).select_from(jobs).where(*(jobs.c[name] == sa.bindparam(name) for name in equal))
+class Question(NamedTuple):
+    """What a statement is made for once: making it takes almost as long as running it."""
+
+    equal: tuple[str, ...]
+    """Columns that are held against a parameter of their name."""
+    seen_by: tuple[str, ...]
+    """Columns of which one must be as the parameter `seen_by_` and its name say; empty: everybody's jobs are listed."""
+
+    @property
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """The same for a statement."""
+        equal = [jobs.c[name] == sa.bindparam(name) for name in self.equal]
+        seen = [jobs.c[name] == sa.bindparam(f"seen_by_{name}") for name in self.seen_by]
+        return [*equal, sa.or_(*seen)] if seen else equal
 
 
 @cache
-def listing(equal: tuple[str, ...], goes_on: bool, sort: str) -> sa.Select[Any]:
-    """A page's statement, once for each kind of question: making it takes almost as long as running it. Args: equal: as of `counting`."""
-    statement = sa.select(*_AS_TEXT).where(*(jobs.c[name] == sa.bindparam(name) for name in equal))
+def counting(question: Question) -> sa.Select[Any]:
+    """How many jobs there are."""
+    return sa.select(sa.func.count()).select_from(jobs).where(*question.conditions)
+
+
+@cache
+def listing(question: Question, goes_on: bool, sort: str) -> sa.Select[Any]:
+    """A page's statement."""
+    statement = sa.select(*_AS_TEXT).where(*question.conditions)
     columns, most, falls = (jobs.c.created_at_s, jobs.c.id), sa.bindparam("most", type_=sa.Integer), sort.startswith("-")
     if not is_by_time(sort):
         by = (TEXTS | NUMBERS)[sort.removeprefix("-")]
@@ -118,14 +139,12 @@ def columns_of(row: BriefRow) -> dict[str, Any]:
     return {**columns, **{name: json.loads(columns[name]) for name in _JSON_NAMES}}
 
 
-def narrowed(statement: sa.Select[Any], conditions: Sequence[Condition], text: str | None, sight: Sight | None) -> sa.Select[Any]:
-    """The same statement for fewer jobs. Args: text: part of an id, a name or the notes; sight: None: everybody's."""
-    statement = statement.where(*(_holds(condition) for condition in conditions))
+def narrowed(statement: sa.Select[Any], conditions: Sequence[Condition], text: str | None) -> sa.Select[Any]:
+    """The same statement for fewer jobs; itself where nothing is asked. Args: text: part of an id, a name or the notes."""
+    if conditions:
+        statement = statement.where(*(_holds(condition) for condition in conditions))
     if text:
         statement = statement.where(sa.or_(*(column.icontains(text, autoescape=True) for column in (jobs.c.id, jobs.c.name, jobs.c.notes))))
-    if sight is not None:
-        own = jobs.c.owner == sight.owner
-        statement = statement.where(own if sight.project is None else sa.or_(own, jobs.c.project == sight.project))
     return statement
 
 

@@ -12,7 +12,19 @@ from sqlalchemy.exc import IntegrityError
 
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.db.engine import reading, writing
-from largebatch.service.db.listing import BRIEF, CREATED, BriefRow, Sight, columns_of, counting, is_by_time, listing, narrowed, read_condition
+from largebatch.service.db.listing import (
+    BRIEF,
+    CREATED,
+    BriefRow,
+    Question,
+    Sight,
+    columns_of,
+    counting,
+    is_by_time,
+    listing,
+    narrowed,
+    read_condition,
+)
 from largebatch.service.db.tables import bundle_owners, jobs, leases, submissions
 from largebatch.service.job import ACTIVE, FINAL, MOVES, Job, Kind, State
 
@@ -140,10 +152,12 @@ class Store:
             at_s, after = _read_cursor(cursor)
         elif cursor is not None:
             skipped = _read_skipped(cursor)
-        statement = narrowed(listing(tuple(equal), cursor is not None, sort), conditions, text, sight)
+        seen_by = {} if sight is None else sight.columns
+        question, given = Question(tuple(equal), tuple(seen_by)), {**equal, **{f"seen_by_{name}": value for name, value in seen_by.items()}}
+        statement = narrowed(listing(question, cursor is not None, sort), conditions, text)
         with reading(self.engine) as connection:
-            rows = connection.execute(statement, {**equal, "at_s": at_s, "after": after, "skipped": skipped, "most": limit + 1}).all()
-            total = connection.execute(narrowed(counting(tuple(equal)), conditions, text, sight), equal).scalar_one() if counts else None
+            rows = connection.execute(statement, {**given, "at_s": at_s, "after": after, "skipped": skipped, "most": limit + 1}).all()
+            total = connection.execute(narrowed(counting(question), conditions, text), given).scalar_one() if counts else None
         is_more, rows = len(rows) > limit, rows[:limit]
         following = f"{rows[-1].created_at_s!r}~{rows[-1].id}" if rows and is_by_time(sort) else str(skipped + limit)
         return Page([tuple(row) for row in rows], following if is_more else None, total)

@@ -18,7 +18,7 @@ from alembic.migration import MigrationContext
 from servers import postgres_bin
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.db.engine import DatabaseError, connect, refuse_outdated, revision, upgrade, writing
+from largebatch.service.db.engine import DatabaseError, connect, reading, refuse_outdated, revision, upgrade, writing
 from largebatch.service.db.store import ConflictError, GoneError, Store
 from largebatch.service.db.tables import jobs, metadata
 from largebatch.service.job import Job, Kind, State
@@ -255,3 +255,19 @@ def test_a_backup_of_a_database_in_use_comes_back(store: Store, database_url: st
     assert restored.accept(new_job(7), "key", "digest", 10) == (job, False), "keys are remembered too"
     assert restored.counts()["queued"] == 1
     engine.dispose()
+
+
+def test_looks_within_a_look_are_one_transaction_and_the_next_is_another(store: Store) -> None:
+    with reading(store.engine) as outer:
+        assert store.counts()["queued"] == 0
+        writer = threading.Thread(target=store.accept, args=(new_job(), None, "", 10))
+        writer.start()
+        writer.join(30)
+        with reading(store.engine) as inner:
+            assert inner is outer
+        if store.engine.dialect.name == "sqlite":  # PostgreSQL shows each statement what was committed before it
+            assert store.counts()["queued"] == 0
+    assert store.counts()["queued"] == 1
+    with pytest.raises(NotImplementedError), reading(store.engine):
+        raise NotImplementedError
+    assert store.counts()["queued"] == 1
