@@ -65,6 +65,13 @@ class Turns:
         with self._changed:
             return sum(map(len, self._waiting.values()))
 
+    def num_before(self, asker: str) -> int:
+        """Questions that come before an asker's next one as things stand, the one being answered among them; 0: none of theirs waits."""
+        with self._changed:
+            if asker not in self._waiting:
+                return 0
+            return (self._answered is not None) + sum(self._place(other) < self._place(asker) for other in self._waiting)
+
     @contextmanager
     def turn(self, asker: str) -> Iterator[None]:
         """A context that is entered when this question's turn has come. Raises: FaultError."""
@@ -103,7 +110,11 @@ class Turns:
             self._changed.notify_all()
 
     def _next(self) -> int:
-        return min((self._taken_s.get(asker, 0.0), questions[0]) for asker, questions in self._waiting.items())[1]
+        return min(map(self._place, self._waiting))[1]
+
+    def _place(self, asker: str) -> tuple[float, int]:
+        """What the turn goes by, the least first, and the earliest question of an asker who has one that waits."""
+        return self._taken_s.get(asker, 0.0), self._waiting[asker][0]
 
     def _count(self, asker: str, began_s: float) -> None:
         """Add the time since then to an asker's, after what is forgotten of everybody's."""
@@ -132,7 +143,7 @@ class AnalysisWorker:
         self._questions, self._timeout_s = questions, timeout_s
         self._most_bytes = most_bytes or min(int(MEMORY_PART * memory_bytes()), LARGEST_BYTES)
         self._pool = ProcessPool(1, initializer=_prepare, initargs=(self._most_bytes,), context=multiprocessing.get_context("spawn"))
-        self._turns = Turns(MOST_OF_ONE, MOST_AT_ONCE, turn_s)
+        self._turns, self._turn_s = Turns(MOST_OF_ONE, MOST_AT_ONCE, turn_s), turn_s
 
     def ask(self, question: str, *arguments: Any, asker: str = "") -> Any:
         """The answer. Raises: what the question raises; TooHeavyError if it takes too long or too much, or its process dies; FaultError."""
@@ -151,6 +162,14 @@ class AnalysisWorker:
                 raise TooHeavyError("", f"the answer {problem}.", "Use the command on the machine itself.") from error
             except Exception as error:
                 raise InputError("", f"it cannot be worked out: {type(error).__name__}: {str(error)[:300]}.", "Look at the arguments.") from error
+
+    def wait_in_words(self, asker: str) -> str:
+        """What an asker's question waits for, and for how long at most, for a person who looks at it."""
+        answered = f"{self._timeout_s:g} s at most"
+        if num := self._turns.num_before(asker):
+            others = "1 other question is" if num == 1 else f"{num} other questions are"
+            return f"Waits for its turn: {others} before it. The turn comes within {self._turn_s:g} s, or it is given up; then it takes {answered}."
+        return f"Being worked out: {answered}."
 
     def close(self) -> None:
         """End the process."""

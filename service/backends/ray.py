@@ -49,6 +49,8 @@ class RayBackend:
         try:
             self._cluster = self._cluster or self._connect()
             yield self._cluster
+        except BackendDown:
+            raise
         except (ConnectionError, RuntimeError, OSError, RayError) as error:
             self._cluster = None
             raise BackendDown("ray", f"Ray at {self._address} does not answer ({first_line(error)[:200]}).", "Is its head up?") from error

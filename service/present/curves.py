@@ -109,7 +109,7 @@ class Series(BaseModel):
     num_dual_noise: int
     notices: list[dict[str, Any]]
     happened: list[Happening]
-    """Starts, notices and ends in the order in which they were written, superseded ones too."""
+    """Starts, notices and ends in the order in which they were written, superseded ones too; last, how many lines are none of ours."""
     start: Cost | None
     """The newest start; null before the first."""
     next_after: int
@@ -146,6 +146,13 @@ class Curves:
             else:
                 self._steps.add(placed)
                 self._add_noise(record, placed)
+
+    def add_unreadable(self, count: int) -> None:
+        """Say how many lines of the journal hold no record."""
+        if count:
+            lines = "1 line of the journal is" if count == 1 else f"{count:,} lines of the journal are"
+            step = self._steps.kept[-1]["step"] if self._steps.kept else 0
+            self._happened.append(Happening(step=step, text=f"{lines} left out: cut short by a kill, or written by something else"))
 
     def series(self, next_after: int) -> Series:
         """All of it."""
@@ -188,12 +195,15 @@ def read_series(folder: Path, points: int) -> Series:
     starts, end = _starts(path)
     # What was written after so many starts stands up to the lowest step that a later one went on from.
     limits = list(accumulate([math.inf, *reversed(starts)], min))[::-1]
-    curves, num_starts = Curves(points), 0
+    curves, num_starts, num_unreadable = Curves(points), 0, 0
     for line in read_all_lines(path, end=end):
         record = parse_line(line.content)
-        if record is not None:
+        if record is None:
+            num_unreadable += bool(line.content)
+        else:
             num_starts += isinstance(record, StartRecord)
             curves.add(record, not isinstance(record, StartRecord | EndRecord) and record.step > limits[num_starts])
+    curves.add_unreadable(num_unreadable)
     return curves.series(end)
 
 

@@ -39,6 +39,8 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit, ser
     page.get_by_label("Epochs", exact=True).fill("200")
     page.get_by_text("Show the plan").click()
     expect(page.get_by_text("200 steps, 287400 samples, 200 epochs")).to_be_visible()
+    expect(page.locator("#planned")).to_be_focused()
+    expect(page.locator("#planning")).to_be_empty()
     visit.refuse_barriers()
     expect(page.locator("#planned")).to_contain_text("at once: nothing else runs")
     visit.keep("new-run")

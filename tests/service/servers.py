@@ -136,6 +136,18 @@ def serving(folder: Path, *options: str, **environment: str) -> Iterator[Service
         service.end()
 
 
+@contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    """A new folder on a file system of its own, of so many MiB."""
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", folder], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 class Postgres:
     """One PostgreSQL server in a folder of its own."""
 

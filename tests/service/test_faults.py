@@ -4,7 +4,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import NO_TLS, ROOT, Postgres, Service, new_token, postgres, serving, upgraded
+from servers import NO_TLS, ROOT, Postgres, Service, new_token, postgres, serving, small_disk, upgraded
 from small_runs import steps, wait_for
 
 from largebatch.service.client import Client
@@ -181,23 +180,12 @@ def test_without_mlflow_runs_go_on(tmp_path: Path) -> None:
         assert trained_once(service, job["id"])
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of its own that holds 4 MiB."""
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def test_a_disk_that_is_full_fails_the_run_and_nothing_else(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_fails_the_run_and_nothing_else(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/service.sqlite"
     with upgraded(url):
         pass
-    with serving(tmp_path, "--database-url", url, "--max-failures", "1", MLFLOW_TRACKING_URI="") as service:
-        filler = small_disk / "filler"
+    with small_disk(tmp_path / "runs", 4) as disk, serving(tmp_path, "--database-url", url, "--max-failures", "1", MLFLOW_TRACKING_URI="") as service:
+        filler = disk / "filler"
         filler.write_bytes(bytes((4 << 20) - (250 << 10)))  # less than the journal alone comes to
         num_steps = LONG_STEPS // 2
         job_id = submit_patiently(service.url, {**LONG, "set": {**LONG["set"], "stop.steps": num_steps}}, "full")

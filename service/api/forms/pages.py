@@ -106,6 +106,12 @@ def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped,
     return RedirectResponse(f"/{kinds}/{job.id}", 303)
 
 
+@router.get("/plan/wait")
+def wait_of_plan(deps: Deps, who: Visitor) -> HTMLResponse:
+    """What the plan that somebody has asked for waits for."""
+    return HTMLResponse(deps.analysis_worker.wait_in_words(who.owner))
+
+
 for plural in FORMS:  # before /runs/{job_id}
     router.add_api_route(f"/{plural}/new", partial(form_page, plural), methods=["GET"])
     router.add_api_route(f"/{plural}/new", partial(send, plural), methods=["POST"])

@@ -105,6 +105,7 @@ def test_askers_take_turns() -> None:
         wait_for(lambda: bool(order) and turns.num_waiting == number, 60)  # noqa: B023
     with pytest.raises(FaultError, match="3 questions of yours"), turns.turn("heavy"):
         pass
+    assert [turns.num_before(asker) for asker in ("heavy", "other", "third", "nobody")] == [1, 2, 3, 0]
     time.sleep(0.05)  # so that the first one's answer has taken time
     release.set()
     for thread in threads:

@@ -99,6 +99,15 @@ def test_a_run_that_was_resumed(tmp_path: Path, seed: int, points: int) -> None:
     assert series.next_after == (tmp_path / JOURNAL).read_bytes().rindex(b"\n") + 1
 
 
+def test_lines_that_are_none_of_ours_are_told_last(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.write(start())
+    for odd, told in ((b"[" * 100_000, "1 line of the journal is left out"), (b'\xff{"kind":"step"}\n\n{}', "3 lines of the journal are left out")):
+        with (tmp_path / JOURNAL).open("ab") as file:
+            file.write(odd + b"\n")
+        assert [happening.text.partition(":")[0] for happening in read_series(tmp_path, 10).happened] == ["Began on cpu", told]
+
+
 def test_a_run_that_has_not_begun(tmp_path: Path) -> None:
     series = read_series(tmp_path, 400)
     assert (series.steps, series.evaluations, series.start, series.next_after) == ([], [], None, 0)
