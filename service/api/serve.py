@@ -55,6 +55,7 @@ def serve(settings: Settings) -> None:
     gc.freeze()
     config = uvicorn.Config(
         app,
+        loop="asyncio",  # another that happens to be installed accepts connections in its own way: see Server
         http=TakesCode if settings.allows_code else BoundedConnection,
         h11_max_incomplete_event_size=LARGEST_HEADERS,
         log_config=None,
