@@ -261,7 +261,7 @@ def test_runs_that_were_chosen_by_another_part_never_share_an_axis(tmp_path: Pat
     for name, evaluation in (("one", {}), ("other", {"part": "test"})):
         run(tmp_path / name, dataset={"entry_point": "own_code:three_parts"}, batch={"global_batch_size": 8}, evaluation=evaluation)
     found = find(collect([tmp_path / "one", tmp_path / "other"]))
-    (words,) = [text for text in answer_of(found).words if text.startswith("Target, best")]
+    (words,) = [text for text in answer_of(found).words if "est rates and batch sizes are" in text]
     assert words.endswith("chosen on the validation part; the test set is scored once, at the end of each run.")
     assert found.setting.evaluated_on == "validation"
     assert [other.evaluated_on for other in found.other_settings] == ["test"]

@@ -22,13 +22,12 @@ from largebatch.tuning.results.unit import SAMPLES, Unit
 BATCH = "global batch size"
 LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}
 """Of what limits a number of workers."""
-POINTS = "Each point is the median of its seeds, each bar their interval."
 STEPS = (
-    f"{POINTS} Below the critical batch a doubled batch takes nearly half the steps (perfect scaling); above it each doubling saves less "
+    "Below the critical batch a doubled batch takes nearly half the steps (perfect scaling); above it each doubling saves less "
     "(diminishing returns), until it saves next to nothing (maximal data parallelism). At it a run takes twice the least steps."
 )
 SAMPLES_SPENT = (
-    f"{POINTS} These are the {{unit}} that machines must work through, however many they are: flat while a larger batch costs nothing, "
+    "These are the {unit} that machines must work through, however many they are: flat while a larger batch costs nothing, "
     "twice the least at the critical batch."
 )
 TIED = "\u2248 "
@@ -65,11 +64,19 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
         series.append(Series(f"no other is sooner with as few {findings.unit.name}", x, y, draws="marks", symbol="ring", mark_size=2, colour=6))
     chart = _against_batch(findings, "time-to-target", f"Time to {_judged(findings)} {findings.target:g}", SECONDS, series, log_y=True)
-    chart = replace(chart, meaning=f"{POINTS} Lower is sooner.")
+    chart = replace(chart, meaning=f"{_points_in_words(findings)} Lower is sooner.")
     critical, (first, last) = findings.critical_batch, _ends(findings)
     if critical is None or findings.compares_optimizers or not first <= critical.critical_batch_size <= last:
         return chart
     return replace(chart, marks=[(critical.critical_batch_size, "critical batch")])
+
+
+def _points_in_words(findings: Findings) -> str:
+    """What a point of each batch is: a bar only where several seeds have an interval."""
+    if all(len(best.runs) == 1 for best in findings.reached):
+        return "Each point is one run."
+    bars = "each bar their interval" if all(len(best.runs) > 1 for best in findings.reached) else "each bar their interval where there are several"
+    return f"Each point is the median of its seeds, {bars}."
 
 
 def _ends(findings: Findings) -> tuple[int, int]:
@@ -105,7 +112,8 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
             marks = [(perfect, "perfect scaling ends"), (critical.critical_batch_size, "critical batch"), (maximal, "maximal data parallelism")]
             low, high = max(critical.low, first), last if critical.high is None else min(critical.high, last)
             chart = replace(chart, marks=[mark for mark in marks if first <= mark[0] <= last], zone=(low, high) if low < high else None)
-        chart = replace(chart, meaning=STEPS if what == "steps" else SAMPLES_SPENT.format(unit=unit.name))
+        meaning = STEPS if what == "steps" else SAMPLES_SPENT.format(unit=unit.name)
+        chart = replace(chart, meaning=f"{_points_in_words(findings)} {meaning}")
         if any(side.critical_batch for side in findings.by_optimizer.values()):
             chart = replace(chart, caption=f"{chart.caption}; measured at the evaluation that met the target, fitted where the score crossed it")
         charts.append(chart)

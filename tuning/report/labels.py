@@ -7,10 +7,10 @@ from typing import NamedTuple
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.report.view import View
 
-WIDTH, MOST_LINES = 16, 14
+WIDTH, MOST_LINES = 14, 12
 """Letters of a label's line; lines that all labels of a chart may have, for as many have room beside it."""
-LINE = 0.062
-"""Height of a line over that of the plot."""
+LINE = 0.078
+"""Height of a line over that of the plot, where that is lowest: on a phone."""
 SIGNS = {"x": "\u2715", "ring": "\u25cb", "circle": "\u25cf"}
 
 

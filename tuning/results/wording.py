@@ -113,7 +113,8 @@ def _words(findings: Findings) -> list[str]:
         words.append(f"No batch size reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
     words += _too_few_in_words(findings)
     words += growing_in_words(findings.growing)
-    words.append(f"Target, best rates and batch sizes are {_chosen_on(findings)}.")
+    chosen = "Target, best rates" if findings.target_is_chosen else "Best rates"
+    words.append(f"{chosen} and batch sizes are {_chosen_on(findings)}.")
     words += _seeds_in_words(findings)
     if differences := differences_in_words(findings.runs):
         words.append(f"The runs differ in more than what is compared: {differences}.")

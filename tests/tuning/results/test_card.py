@@ -92,7 +92,9 @@ class TestRecommendation:
 
     def test_runs_that_were_never_evaluated_are_no_answer(self) -> None:
         lost = [replace(each, summary=each.summary.model_copy(update={"best_score": None, "target": None}), evaluations=()) for each in runs(1)]
-        assert card_of(lost, None).title == "No answer: no run was ever evaluated"
+        card = card_of(lost, None)
+        assert card.title == "No answer: no run was ever evaluated"
+        assert "evaluation.every_epochs" in line(card, "What helps")
 
     def test_another_metric_that_is_better_lower_and_tokens(self) -> None:
         """Bits per byte fall; costs are told in tokens."""
@@ -208,7 +210,10 @@ class TestSureness:
         sureness = card_of([*runs(), lost]).sureness
         assert sureness is not None
         assert "1 run diverged, and count as misses" in sureness.grounds
-        assert any("test set" in ground for ground in sureness.grounds)
+        assert "rates were chosen on the test set" in sureness.grounds, "the target was given"
+        chosen = card_of([replace(each, summary=each.summary.model_copy(update={"target": None})) for each in runs()], None).sureness
+        assert chosen is not None
+        assert "rates and target were chosen on the test set" in chosen.grounds
 
 
 class TestLargerMachines:
@@ -217,19 +222,30 @@ class TestLargerMachines:
         larger = card.larger_machines
         assert larger is not None
         assert card.choice is not None
-        assert larger.fewer_steps == pytest.approx(1 + larger.critical_batch_size / card.choice.global_batch_size)
-        assert larger.on_workers is not None
-        text = line(card, "Larger machines")
         assert larger.high is not None
-        assert text.startswith(f"At most {1 + larger.high / card.choice.global_batch_size:.2g} times fewer steps")
+        assert larger.fewer_steps == pytest.approx(1 + larger.high / card.choice.global_batch_size)
+        assert larger.on_workers is not None
+        assert larger.on_workers.misfit == pytest.approx(0.0, abs=1e-9)
+        text = line(card, "Larger machines")
+        assert text.startswith(f"At most {larger.fewer_steps:.2g} times fewer steps")
         assert "8 such workers at 10 Gbit/s would be " in text
+        assert text.endswith("its step times are within 0% of those measured).")
+
+    def test_how_far_the_model_is_off_the_profile(self) -> None:
+        profile = made_profile()
+        first, *others = profile.points
+        slower = first.model_copy(update={"seconds_per_step": 2 * first.seconds_per_step})
+        off = profile.model_copy(update={"points": [slower, *others]})
+        card = card_of(runs(), recipe=BegunFrom(BASE, run(16), off))
+        assert 0.2 < off.misfit < 0.5, "a point twice the others' model, all fitted in relative error"
+        assert f"within {off.misfit:.0%} of those measured" in line(card, "Larger machines")
 
     def test_a_critical_batch_without_an_end_bounds_nothing(self) -> None:
         """Samples to the target that do not rise with the batch: the fit's one number is as good as any beyond."""
         falling = [run(batch, factor=factor) for batch, factor in ((32, 1.3), (64, 1.0), (128, 0.75))]
         card = card_of(falling, recipe=BegunFrom(BASE, run(16), made_profile()))
         assert card.larger_machines is not None
-        assert card.larger_machines.high is None
+        assert (card.larger_machines.high, card.larger_machines.fewer_steps) == (None, None)
         assert line(card, "Larger machines").startswith("Not known: the critical batch")
         assert "workers" not in line(card, "Larger machines")
 

@@ -89,6 +89,11 @@ class Profile(Record):
             raise InputError("--profile", only, "Profile at least two batch sizes.")
         return fit_step_time([point.global_batch_size for point in self.points], [point.seconds_per_step for point in self.points])
 
+    @property
+    def misfit(self) -> float:
+        """By how much the model is off the measured step times at most, as a share of them. Raises: InputError for a single batch size."""
+        return max(abs(self.model.seconds_per_step(point.global_batch_size) / point.seconds_per_step - 1) for point in self.points)
+
     def seconds_per_step(self, batch: float) -> float:
         """Measured, or between measured neighbours a straight line; beyond them the model's."""
         batches = [point.global_batch_size for point in self.points]

@@ -51,6 +51,8 @@ class OnWorkers(Answer):
     seconds: float
     speedup: float
     """Over one worker at its own best batch, by the same model."""
+    misfit: float
+    """By how much the model's step times are off the measured ones, at most: 0.1 is ten per cent."""
 
 
 class LargerMachines(Answer):
@@ -60,8 +62,8 @@ class LargerMachines(Answer):
     low: float
     high: float | None
     """Of its 95 % interval; None where the points do not bound it."""
-    fewer_steps: float
-    """Steps to the target at the recommended batch over those at an endless one, by `critical_batch_size`: no machine makes it sooner by more."""
+    fewer_steps: float | None
+    """Steps to the target at the recommended batch over those at an endless one by `high`: no machine makes it sooner by more. None as `high` is."""
     on_workers: OnWorkers | None
     """None where no profile of the steps is there."""
 

@@ -25,7 +25,7 @@ def larger_machines_of(findings: Findings, choice: Choice) -> LargerMachines | N
         critical_batch_size=critical.critical_batch_size,
         low=critical.low,
         high=critical.high,
-        fewer_steps=1 + critical.critical_batch_size / choice.global_batch_size,
+        fewer_steps=None if critical.high is None else 1 + critical.high / choice.global_batch_size,
         on_workers=None if profile is None else _on_workers(profile, critical),
     )
 
@@ -37,8 +37,8 @@ def _on_workers(profile: Profile, critical: CriticalBatch) -> OnWorkers | None:
     batches = [2**power for power in range(profile.num_train_samples.bit_length())] + [profile.num_train_samples]
     workload = Workload(profile.model, profile.gradient_bytes, NETWORK, BUCKETS_OVERLAP)
     scaled = scale_out([WORKERS], batches, critical, workload)
-    return next((OnWorkers(num_workers=each.num_workers, global_batch_size=each.global_batch_size, seconds=each.seconds, speedup=each.speedup)
-                 for each in scaled), None)  # fmt: skip
+    return next((OnWorkers(num_workers=each.num_workers, global_batch_size=each.global_batch_size, seconds=each.seconds, speedup=each.speedup,
+                           misfit=profile.misfit) for each in scaled), None)  # fmt: skip
 
 
 def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, choice: Choice) -> str:
@@ -49,11 +49,10 @@ def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, 
         reached, tried = len(side.reached), len(side.best)
         return f"Not known: that takes three batch sizes that reach the target, and {reached} of {tried} did."
     what = f"the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is"
-    if larger.high is None:  # then the one number that was fitted bounds nothing
+    if larger.high is None or larger.fewer_steps is None:  # then the one number that was fitted bounds nothing
         where = f"above {unit.words(larger.low)}, and how far above, the runs do not say" if larger.low else "bounded by the runs on neither side"
         return f"Not known: {what} {where}."
-    most = 1 + larger.high / choice.global_batch_size
-    bound = f"At most {most:.2g} times fewer steps, however large the batch" if most >= 1.1 else "Next to nothing"
+    bound = f"At most {larger.fewer_steps:.2g} times fewer steps, however large the batch" if larger.fewer_steps >= 1.1 else "Next to nothing"
     interval = f"95 % interval {unit.of(larger.low):,.0f} ... {unit.of(larger.high):,.0f}"
     return f"{bound}: {what} {unit.words(larger.critical_batch_size)} ({interval}). {_workers_in_words(larger.on_workers, unit)}".strip()
 
@@ -62,4 +61,5 @@ def _workers_in_words(on: OnWorkers | None, unit: Unit) -> str:
     if on is None:
         return ""
     sooner = f"{on.speedup:.2g} times as fast as one alone" if on.speedup >= 1.1 else "no sooner than one alone"
-    return f"{on.num_workers} such workers at 10 Gbit/s would be {sooner}, at batch {unit.batch(on.global_batch_size)} (a model, not a measurement)."
+    model = f"a model, not a measurement; its step times are within {on.misfit:.0%} of those measured"
+    return f"{on.num_workers} such workers at 10 Gbit/s would be {sooner}, at batch {unit.batch(on.global_batch_size)} ({model})."

@@ -100,7 +100,7 @@ def _named(choice: Choice, unit: Unit) -> str:
 def _card_of_misses(findings: Findings, target: str, context: str) -> Card:
     """The card where no choice reached the target: how near they came, and what to do."""
     scored = [best for best in findings.best if best.best_score.median is not None]
-    lines = []
+    lines = [("What helps", "Runs long enough to be evaluated: more epochs (stop.epochs), or evaluations more often (evaluation.every_epochs).")]
     if scored:
         nearest = max(scored, key=lambda best: findings.metric.goodness(best.best_score.median or 0.0))
         score = nearest.best_score.median or 0.0

@@ -77,7 +77,8 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
     if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
         doubts.append((f"{counted(num_diverged, 'run')} diverged, and count as misses", ""))
     if findings.setting.evaluated_on == "test":
-        doubts.append(("rates and target were chosen on the test set", "a validation part (dataset.validation)"))
+        chosen = "rates and target" if findings.target_is_chosen else "rates"
+        doubts.append((f"{chosen} were chosen on the test set", "a validation part (dataset.validation)"))
     if findings.target_is_chosen:
         doubts.append(("nobody gave a target", "the score that you need, as --target"))
     return doubts
