@@ -1,5 +1,6 @@
 """What can be done from a job on: its commands, and of a run that did not do what was wanted, what to change."""
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -50,13 +51,13 @@ def next_steps(job: Job) -> NextSteps:
         sweep = {name: value for name, value in job.spec.items() if value not in (None, {}, [])}
         train, submit = (file_command(command, "sweep.json", sweep, more) for command, more in (
             ("largebatch sweep", ""), ("largebatch remote submit --sweep", holds)))  # fmt: skip
-        return NextSteps(train_command=train, submit_command=submit, remedies=[])
+        return NextSteps(train_command=train, submit_command=submit, remedies=remedies(job))
     if job.kind is Kind.STUDY:
         optimizers = f" --optimizers {','.join(job.spec['optimizers'])}" if job.spec["optimizers"] else ""
         budget = f" --budget {job.spec['budget_s']:g}s{optimizers}"
         train, submit = (spec_command(command, job.recipe, job.base or {}, budget + more) for command, more in (
             ("largebatch study", ""), ("largebatch remote submit", f" --study{holds}")))  # fmt: skip
-        return NextSteps(train_command=train, submit_command=submit, remedies=[])
+        return NextSteps(train_command=train, submit_command=submit, remedies=remedies(job))
     workers = f" --workers {job.workers}" if job.workers else ""
     return NextSteps(
         train_command=spec_command("largebatch train", job.recipe, job.spec, workers),
@@ -67,7 +68,9 @@ def next_steps(job: Job) -> NextSteps:
 
 def remedies(job: Job) -> list[Remedy]:
     """What to change after a run that ended without what was wanted."""
-    if job.kind is not Kind.RUN or job.state not in FINAL:
+    if job.kind is not Kind.RUN:
+        return _of_many(job)
+    if job.state not in FINAL:
         return []
     spec, reason = TrainSpec.model_validate(job.spec), (job.reason or "").lower()
     if job.outcome == Outcome.DIVERGED:
@@ -90,6 +93,16 @@ def remedies(job: Job) -> list[Remedy]:
         code = " Mended code of yours is another bundle: --code FOLDER." if job.code else ""
         return [Remedy(text=f"Mend what the reason above says: edit it and run it again. The log has more.{code}")]
     return []
+
+
+def _of_many(job: Job) -> list[Remedy]:
+    """After a sweep or a study that ended before it was done."""
+    if job.state not in (State.FAILED, State.CANCELLED):
+        return []
+    if enough := re.search(r"Use --budget (\d+)m", job.reason or ""):
+        text = f"Give it {enough[1]} min in all (--budget {enough[1]}m): {job.spec['budget_s']:g} s hold no sweep of this recipe."
+        return [Remedy(text=text, set={"budget_s": 60.0 * int(enough[1])})]
+    return [Remedy(text="Mend what it says and submit it again, or resume it: runs that have ended are kept.")]
 
 
 def _after_divergence(spec: TrainSpec, step: int | None, epoch: float | None) -> list[Remedy]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from largebatch.service.present.progress import TrialView
 from largebatch.tuning.report.charts import COLOURS
+from largebatch.tuning.report.view import axis_of
 from largebatch.tuning.sweep.in_short import in_short, short_name, short_value
 from largebatch.tuning.sweep.spec import BATCH, RATE
 
@@ -13,6 +14,8 @@ SHADES = ("#c2410c", "#e08214", "#a08c00", "#4d9221", "#0a7d6c")
 """From the worst scores to the best."""
 SCORE = "score"
 MARGIN = {"r": 20}
+APART = 0.2
+"""Of an upright axis, between two of its numbers."""
 
 
 def trial_figures(trials: Sequence[TrialView], better: str) -> list[dict[str, Any]]:
@@ -38,8 +41,10 @@ def _rates(scored: Sequence[TrialView]) -> dict[str, Any]:
          "marker": {"size": 9, "color": colour, "symbol": ["circle" if trial.state == "ended" else "circle-open" for trial in runs]}}
         for (batch, runs), colour in zip(sorted(groups.items(), key=lambda group: str(group[0]).zfill(12)), COLOURS * len(groups), strict=False)
     ]  # fmt: skip
-    x, y = ({"automargin": True, "title": {"text": title}} for title in ("learning rate", SCORE))
-    return {"data": data, "layout": {"showlegend": len(data) > 1, "margin": MARGIN, "xaxis": {**x, "type": "log"}, "yaxis": y}}
+    rates, scores = [x for runs in data for x in runs["x"]], [y for runs in data for y in runs["y"]]
+    axes = [{"automargin": True, "title": {"text": title}, **({} if axis is None else axis.in_plotly)}
+            for title, axis in (("learning rate", axis_of(rates, is_log=True)), (SCORE, axis_of(scores, is_log=False)))]  # fmt: skip
+    return {"data": data, "layout": {"showlegend": len(data) > 1, "margin": MARGIN, "xaxis": axes[0], "yaxis": axes[1]}}
 
 
 def _parallel(scored: Sequence[TrialView], better: str) -> dict[str, Any]:
@@ -48,23 +53,37 @@ def _parallel(scored: Sequence[TrialView], better: str) -> dict[str, Any]:
     names = [name for name in dict.fromkeys(name for of in fields for name in of) if name not in {"seed", SCORE}]
     differing = [name for name in names if len({str(of.get(name)) for of in fields}) > 1]
     axes = [_places([of.get(name) for of in fields], name != SCORE) for name in (*differing, SCORE)]
-    x = [short_name(name) for name in (*differing, SCORE)]
+    x = range(len(axes))
     data = []
     for number, shade in enumerate(SHADES if better == "higher" else SHADES[::-1]):
         runs = [run for run, place in enumerate(axes[-1]) if min(int(place * len(SHADES)), len(SHADES) - 1) == number]
         data += [{
             "type": "scatter", "mode": "lines", "connectgaps": False, "hoverinfo": "text", "line": {"color": shade, "width": 1.5}, "opacity": 0.75,
-            "x": [name for _ in runs for name in (*x, None)], "y": [place for run in runs for place in (*(axis[run] for axis in axes), None)],
+            "x": [at for _ in runs for at in (*x, None)], "y": [place for run in runs for place in (*(axis[run] for axis in axes), None)],
             "text": [text for run in runs for text in (*(in_short({name: fields[run].get(name)}) for name in (*differing, SCORE)), None)],
         }] if runs else []  # fmt: skip
-    ends = []
-    for at, (name, axis) in enumerate(zip((*differing, SCORE), axes, strict=True)):
-        for end, run in ((0, axis.index(min(axis))), (1, axis.index(max(axis)))):
-            text = short_value(fields[run].get(name))
-            ends.append({"x": at, "y": end, "text": text, "showarrow": False, "yshift": 10 if end else -10})
-    x_axis = {"type": "category", "range": [-0.3, len(axes) - 0.7], "automargin": True}
-    y_axis = {"showticklabels": False, "zeroline": False, "showgrid": False, "range": [-0.15, 1.15]}
-    return {"data": data, "layout": {"showlegend": False, "margin": MARGIN, "annotations": ends, "xaxis": x_axis, "yaxis": y_axis}}
+    notes = [
+        {"x": at, "y": height, "text": text, "showarrow": False, "name": "tick",
+         **({"yshift": 10 if height else -10} if height in {0.0, 1.0} else {"xanchor": "left", "xshift": 4})}
+        for at, (name, axis) in enumerate(zip((*differing, SCORE), axes, strict=True))
+        for height, text in _ticks([of.get(name) for of in fields], axis, name != SCORE).items()
+    ]  # fmt: skip
+    names = [short_name(name).replace(" ", "<br>") for name in (*differing, SCORE)]
+    x_axis = {"tickmode": "array", "tickvals": [*x], "ticktext": names, "range": [-0.3, len(axes) - 0.5], "zeroline": False, "automargin": True}
+    y_axis = {"visible": False, "range": [-0.15, 1.15]}
+    return {"data": data, "layout": {"showlegend": False, "margin": MARGIN, "annotations": notes, "xaxis": x_axis, "yaxis": y_axis}}
+
+
+def _ticks(values: Sequence[Any], places: Sequence[float], in_logarithm: bool) -> dict[float, str]:
+    """What is written along an axis, by height: its ends and what was tried between them; where nothing lies there, the number at its middle."""
+    known, chosen = dict(zip(places, values, strict=True)), dict[float, str]()
+    for height in sorted(known, key=lambda height: (height not in {0.0, 1.0}, abs(height - 0.5))):
+        if all(abs(height - other) >= APART for other in chosen):
+            chosen[height] = short_value(known[height])
+    if len(chosen) == 2 < len(known):
+        low, high = float(known[0.0]), float(known[1.0])
+        chosen[0.5] = f"{math.sqrt(low * high) if in_logarithm and low > 0 else (low + high) / 2:.3g}"
+    return chosen
 
 
 def _places(values: Sequence[Any], in_logarithm: bool) -> list[float]:

@@ -1,24 +1,15 @@
 """The page as a newcomer uses it, in a real Chromium: submit, watch it grow, compare, cancel, mend a mistake."""
 
 import re
-import shutil
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 from playwright.sync_api import Browser, expect
+from put_jobs import put_cancelled, put_ended, put_sweep
 from servers import Service
-from small_runs import CPU, trained
-from sweep_folders import write_sweep
 from visits import PATIENCE_MS, Visit
-
-from largebatch.jobs.job import prepare
-from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
-from largebatch.service.job import State
-from largebatch.service.settings import Settings
 
 
 @pytest.fixture
@@ -294,40 +285,6 @@ def test_a_sweep_that_failed_says_why(visit: Visit, service: Service) -> None:
     for heading in ("Runs", "Batch by batch", "Figures"):
         expect(visit.page.get_by_role("heading", name=heading, exact=True)).not_to_be_visible()
     assert visit.complaints == []
-
-
-def put_ended(service: Service, recipe: str = "digits-small-batch", **fields: Any) -> str:
-    """A run that succeeded, trained in this process: one of its own would import torch for longer than it trains."""
-    asked = RunSubmit.model_validate({"recipe": recipe, "set": {"tracking.enabled": False, **fields}})
-    job = job_of_run(asked, "local", Settings(cpus=2.0))
-    summary = trained(prepare(TrainSpec.model_validate(job.spec), CPU, service.runs_dir), service.runs_dir / job.id)
-    ended = {
-        "outcome": str(summary.outcome),
-        "summary": summary.model_dump(mode="json"),
-        "progress": {"step": summary.steps, "epoch": summary.epochs},
-    }
-    service.put(job.model_copy(update={"state": State.SUCCEEDED, "attempt": 1, **ended}))
-    return job.id
-
-
-def put_cancelled(service: Service, like: str) -> str:
-    """A run that was cancelled, as far as another has come."""
-    asked = RunSubmit.model_validate({"recipe": "digits-small-batch", "set": {"batch.global_batch_size": 64}})
-    job = job_of_run(asked, "local", Settings(cpus=2.0)).model_copy(update={"state": State.CANCELLED, "attempt": 1})
-    shutil.copytree(service.runs_dir / like, service.runs_dir / job.id, ignore=shutil.ignore_patterns("summary.json"))
-    service.put(job)
-    return job.id
-
-
-def put_sweep(service: Service) -> str:
-    """A sweep of four runs: three ended, one of them without its target, and one pruned."""
-    sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
-    job = job_of_sweep(sweep, "local", Settings(cpus=2.0)).model_copy(
-        update={"state": State.SUCCEEDED, "attempt": 1, "progress": {"runs": 4, "runs_over": 4, "running": {}}}
-    )
-    write_sweep(service.runs_dir / job.id, job.base)
-    service.put(job)
-    return job.id
 
 
 def test_new_runs_appear_in_an_open_list(visit: Visit, service: Service) -> None:

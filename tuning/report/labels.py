@@ -14,6 +14,21 @@ LINE = 0.078
 SIGNS = {"x": "\u2715", "ring": "\u25cb", "circle": "\u25cf"}
 
 
+LETTER, TAG = 0.05, 0.09
+"""Width of a tag's letter and height of a tag, over those of the plot on a phone."""
+SIDES = {"top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0)}
+"""Where a tag may stand beside its mark, by plotly's words."""
+GAP = 0.02
+
+
+class Tag(NamedTuple):
+    """What is printed beside one mark."""
+
+    text: str
+    """Empty where there is no room for it: a pointer reads it all the same."""
+    side: str
+
+
 class Label(NamedTuple):
     """One name."""
 
@@ -32,6 +47,27 @@ def labels_of(chart: Chart, view: View | None) -> list[Label]:
     shown = [(series, colour, end) for series, colour in chart.coloured if (end := _end(series)) is not None]
     labels = [Label(textwrap.wrap(series.name, WIDTH), _sign(series), colour, min(max(view.y.share(end), 0.0), 1.0)) for series, colour, end in shown]
     return _apart(labels) if sum(len(label.lines) for label in labels) <= MOST_LINES else []
+
+
+def tags_of(chart: Chart, view: View | None) -> list[list[Tag]]:
+    """The tags of each series, at sides of their marks where none covers another."""
+    taken = list[tuple[float, float, float]]()
+    return [
+        [_placed(text, (view.x.share(x), view.y.share(y)), taken) if view else Tag(text, "top center")
+         for x, y, text in zip(series.x, series.y, series.tags or (), strict=False)]
+        for series in chart.series
+    ]  # fmt: skip
+
+
+def _placed(text: str, mark: tuple[float, float], taken: list[tuple[float, float, float]]) -> Tag:
+    """A tag at the first side that is free. Args: taken: centres and half widths of the tags before, to which it is added."""
+    half = len(text) * LETTER / 2
+    for side, (right, up) in SIDES.items():
+        x, y = mark[0] + right * (half + GAP), mark[1] + up * (TAG / 2 + GAP)
+        if all(abs(x - other_x) >= half + other_half or abs(y - other_y) >= TAG for other_x, other_y, other_half in taken):
+            taken.append((x, y, half))
+            return Tag(text, side)
+    return Tag("", "top center")
 
 
 def _end(series: Series) -> float | None:

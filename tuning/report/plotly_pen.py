@@ -13,8 +13,8 @@ from plotly.offline import get_plotlyjs
 
 from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
 from largebatch.tuning.report.code_words import coded
-from largebatch.tuning.report.labels import Label, labels_of
-from largebatch.tuning.report.view import Axis, view_of
+from largebatch.tuning.report.labels import Label, labels_of, tags_of
+from largebatch.tuning.report.view import Axis, View, view_of
 
 TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
 
@@ -31,9 +31,9 @@ def to_plotly(chart: Chart) -> Any:
         _draw_heat(figure, chart.heat)
     if chart.field is not None:
         _draw_field(figure, chart.field)
-    _draw_series(figure, chart)
-    _draw_lines(figure, chart)
     view = view_of(chart)
+    _draw_series(figure, chart, view)
+    _draw_lines(figure, chart)
     labels = labels_of(chart, view)
     _draw_labels(figure, labels)
     fitted = {"constrain": "domain"} if chart.same_scale else {}
@@ -85,8 +85,8 @@ def _draw_field(figure: Any, field: Field) -> None:
     )  # fmt: skip
 
 
-def _draw_series(figure: Any, chart: Chart) -> None:
-    for series, colour in chart.coloured:
+def _draw_series(figure: Any, chart: Chart, view: View | None) -> None:
+    for (series, colour), tags in zip(chart.coloured, tags_of(chart, view), strict=True):
         error = None
         if series.bars is not None:
             below, above = series.bars
@@ -96,7 +96,8 @@ def _draw_series(figure: Any, chart: Chart) -> None:
             marker=_marks(series, colour), line={"color": colour, "simplify": False, "dash": "dash" if series.dash else "solid"},
             error_y=error, hovertext=list(series.notes) if series.notes else None,
             hovertemplate="%{hovertext}<extra></extra>" if series.notes else None,
-            text=list(series.tags) if series.tags else None, textposition="top center", cliponaxis=not series.tags,
+            text=[tag.text for tag in tags] or None, textposition=[tag.side for tag in tags] or None,
+            cliponaxis=not series.tags,
         )  # fmt: skip
         for x, y, way in series.open_ends:
             figure.add_annotation(
@@ -114,6 +115,7 @@ def _marks(series: Series, colour: str) -> dict[str, Any]:
 
 def _draw_lines(figure: Any, chart: Chart) -> None:
     note = {"showarrow": False, "font": {"size": 11}, "xanchor": "left"}
+    end = ("bottom", 0) if chart.apart is not None else ("top", 1)  # words of marks and those of misses stand at two ends
     for level, words in chart.levels:
         figure.add_hline(y=level, line_dash="dot", line_color="#888888")
         figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
@@ -123,7 +125,9 @@ def _draw_lines(figure: Any, chart: Chart) -> None:
         figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
     for mark, words in chart.marks:
         figure.add_vline(x=mark, line_dash="dot", line_color="#888888")
-        figure.add_annotation(text=words, x=_coordinate(mark, chart.log_x), xref="x", y=1, yref="y domain", yanchor="top", textangle=-90, **note)
+        figure.add_annotation(
+            text=words, x=_coordinate(mark, chart.log_x), xref="x", y=end[1], yref="y domain", yanchor=end[0], textangle=-90, **note
+        )
     if chart.zone is not None:
         figure.add_vrect(x0=chart.zone[0], x1=chart.zone[1], fillcolor="#888888", opacity=0.15, line_width=0)
 
@@ -140,10 +144,7 @@ def _draw_labels(figure: Any, labels: Sequence[Label]) -> None:
 def _axis(chart: Chart, axis: Axis | None) -> dict[str, Any]:
     if chart.heat is not None:
         return {"type": "category"}
-    if axis is None:
-        return {"type": "linear"}
-    shown = {"range": [_coordinate(end, axis.is_log) for end in (axis.low, axis.high)], "tickmode": "array", "tickvals": [*axis.ticks]}
-    return {"type": "log" if axis.is_log else "linear", **shown, "ticktext": axis.texts}
+    return {"type": "linear"} if axis is None else axis.in_plotly
 
 
 def _coordinate(value: float, is_log: bool) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from largebatch.tuning.report.charts import MOST_TICKS, Chart
 
@@ -33,6 +33,12 @@ class Axis(NamedTuple):
         low, high, at = (math.log(end) if self.is_log else end for end in (self.low, self.high, value))
         return (at - low) / (high - low)
 
+    @property
+    def in_plotly(self) -> dict[str, Any]:
+        """The same as plotly's axis takes it, which on logarithmic axes wants exponents for the ends."""
+        ends = [math.log10(end) if self.is_log else end for end in (self.low, self.high)]
+        return {"type": "log" if self.is_log else "linear", "range": ends, "tickmode": "array", "tickvals": [*self.ticks], "ticktext": self.texts}
+
 
 class View(NamedTuple):
     """Both axes."""
@@ -54,6 +60,12 @@ def view_of(chart: Chart) -> View | None:
     bare = Axis(*(chart.x_range or x), chart.log_x, ())
     numbers = ticks(y[0], y[1] if chart.apart is None else chart.apart[0], is_log=chart.log_y)
     return View(bare._replace(ticks=_with_others(tuple(chart.shown_ticks), bare)), Axis(*(chart.y_range or y), chart.log_y, numbers))
+
+
+def axis_of(values: Iterable[float], *, is_log: bool) -> Axis | None:
+    """An axis that shows all of these with some room; None for no value that can be shown."""
+    ends = _range(values, ROOM_Y, is_log=is_log)
+    return ends and Axis(*ends, is_log, ticks(*ends, is_log=is_log))
 
 
 def ticks(low: float, high: float, *, is_log: bool) -> tuple[float, ...]:

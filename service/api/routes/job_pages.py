@@ -54,18 +54,26 @@ def runs_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: 
 def answer_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """What a sweep or study says; without asking for an answer where there is none."""
     job = _job_of(deps, kinds, job_id, who)
-    trials, answer, words = trials_of(deps, job), None, []
-    if any(trial.state == "ended" for trial in trials):
+    shown, answer = _without_answer(deps, job), None
+    if shown["has_ended"]:
         try:
             answer = findings_of(deps, job, who.owner)
         except LargebatchError as error:
-            words = [" ".join(filter(None, (error.problem, error.hint)))]
-    elif job.state in FINAL:
-        failed = [trial for trial in trials if trial.state == "failed"]
-        why = "" if not failed else f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}"
-        words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.", *filter(None, (why, job.reason or "")),
-                 "Mend what it says and submit it again, or resume it: runs that have ended are kept."]  # fmt: skip
-    return render(request, "sweep_answer.html", job=job, answer=answer, words=words)
+            shown["words"] = [" ".join(filter(None, (error.problem, error.hint)))]
+    can_submit = deps.may_change(who, job)
+    return render(request, "sweep_answer.html", job=job, answer=answer, can_submit=can_submit, next=next_steps(job), **shown)
+
+
+def _without_answer(deps: Dependencies, job: Job) -> dict[str, Any]:
+    """Whether a sweep or study has runs to answer from, and what it says where it has none."""
+    trials = trials_of(deps, job)
+    has_ended = any(trial.state == "ended" for trial in trials)
+    if has_ended or job.state not in FINAL:
+        return {"has_ended": has_ended, "words": []}
+    failed = [trial for trial in trials if trial.state == "failed"]
+    why = "" if not failed else f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}"
+    words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.", *filter(None, (why, job.reason or ""))]
+    return {"has_ended": False, "words": words}
 
 
 @router.get("/{kinds}/{job_id}/runs/{run_id}")
@@ -130,7 +138,7 @@ def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None,
     """What these parts show."""
     shown: dict[str, Any] = {"next": next_steps(job), "refused": refused, "size": size_in_words}
     if job.kind is not Kind.RUN:
-        return shown
+        return {**shown, **_without_answer(deps, job)}
     try:
         folder = deps.folder(job)
         left = {"files": files_in(folder), "weights": weights_in(folder), "plan": [*plan_in_words(read_plan(folder))]}

@@ -307,7 +307,7 @@ def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False,
         return
     for remedy in steps["remedies"]:
         print(f"# {remedy['text']}")
-        if remedy["set"]:
+        if remedy["set"] and not is_study:  # a study's says its option itself
             print(f"largebatch remote resume {job_id}{set_options(remedy['set'])}" if remedy["resumes"] else f"# With{set_options(remedy['set'])}")
     if steps["remedies"]:
         print("# The same once more:")

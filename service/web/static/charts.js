@@ -9,7 +9,7 @@ const FORM = { responsive: true, displaylogo: false, displayModeBar: false };
 
 function colours() {
   const style = getComputedStyle(document.documentElement);
-  return { ink: style.getPropertyValue("--ink").trim(), line: style.getPropertyValue("--line").trim() };
+  return Object.fromEntries(["ink", "line", "raised"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
 export const FROM_START = { rangemode: "nonnegative" }; // nothing was measured before a run began
@@ -30,7 +30,7 @@ export function draw(id, traces, xTitle, extra = {}) {
   place.classList.toggle("blank", isBlank);
   if (isBlank) return;
   const { ink, line } = colours();
-  const axis = { gridcolor: line, zerolinecolor: line, automargin: true };
+  const axis = { gridcolor: line, zerolinecolor: line, automargin: true, nticks: 8 }; // so many at most are three at least, round as they are
   const layout = {
     margin: { l: 50, r: 15, t: 10, b: 45 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink },
     xaxis: { ...axis, title: { text: xTitle }, ...extra.xaxis }, yaxis: { ...axis, ...extra.yaxis },
@@ -42,14 +42,14 @@ export function draw(id, traces, xTitle, extra = {}) {
 
 // One figure for report, MLflow and page: the server describes it, the page gives it its colours.
 export function drawFigure(id, figure) {
-  const { ink, line } = colours();
-  const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line });
+  const { ink, line, raised } = colours();
+  const axis = (given) => ({ ...given, gridcolor: line, zerolinecolor: line, linecolor: line, ticks: "outside", ticklen: 4, tickcolor: line });
   const { xaxis, yaxis, ...layout } = figure.layout;
   document.getElementById(id).classList.toggle("tall", layout.showlegend && figure.data.length > MOST_IN_LEGEND); // else the legend takes the figure's room
   const isNarrow = innerWidth < 600; // labels at the right take less there
-  const annotations = (layout.annotations ?? []).map((note) => (isNarrow && note.name === "label" ? { ...note, font: { size: 10 } } : note));
-  const right = Math.min(layout.margin.r, isNarrow ? 108 : Infinity);
-  window.Plotly?.react(id, figure.data, { ...layout, annotations, title: undefined, font: { color: ink, size: 12 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: right, t: 15, b: 60 },
+  const annotations = (layout.annotations ?? []).map((note) => ({ ...note, ...(isNarrow && note.name === "label" && { font: { size: 10 } }), ...(note.name === "tick" && { bgcolor: raised }) }));
+  const data = figure.data.map((of) => (of.type === "heatmap" ? { ...of, showscale: false } : of)); // its cells hold the numbers
+  window.Plotly?.react(id, data, { ...layout, annotations, title: undefined, font: { color: ink, size: 12 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 60, r: Math.min(layout.margin.r, isNarrow ? 108 : Infinity), t: 15, b: 60 },
     xaxis: axis(xaxis), yaxis: axis(yaxis), legend: { orientation: "h", y: 1.02, yanchor: "bottom" } }, FORM);
 }
 

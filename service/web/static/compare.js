@@ -56,11 +56,11 @@ function showCurves(runs) {
   const part = OF_EVALUATIONS[metric] ? "evaluations" : "steps";
   const valueOf = OF_EVALUATIONS[metric] ?? ((record) => record[metric]);
   const name = one("#metric").selectedOptions[0].text;
-  const traces = runs.map(({ id, optimizer, series }, index) => trace(`${id} (${optimizer})`, along(series[part], axis), series[part].map(valueOf),
+  const traces = runs.map(({ name: run, optimizer, series }, index) => trace(`${run} (${optimizer})`, along(series[part], axis), series[part].map(valueOf),
     { line: { color: COLOURS[index % COLOURS.length] } }));
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
   draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name} yet.` });
-  const missing = runs.filter((_, index) => !hasPoints(traces[index])).map(({ id }) => id);
+  const missing = runs.filter((_, index) => !hasPoints(traces[index])).map((run) => run.name);
   const note = one("#curves-missing");
   note.hidden = !missing.length || missing.length === traces.length;
   note.textContent = `Without a ${name} yet: ${missing.join(", ")}`;
@@ -71,10 +71,10 @@ function showResults(runs) {
   const drawn = runs.filter((run) => resultOf(run, result) !== null);
   const { x, xaxis } = axisOf(drawn.map(({ fields }) => fields[field]));
   one("#fields-title").textContent = `${result} against ${field}`;
-  draw("c-fields", [{ x, y: drawn.map((run) => resultOf(run, result)), text: drawn.map(({ id, optimizer }) => `${id} (${optimizer})`), type: "scatter", mode: "markers",
+  draw("c-fields", [{ x, y: drawn.map((run) => resultOf(run, result)), text: drawn.map((run) => `${run.name} (${run.optimizer})`), type: "scatter", mode: "markers",
     marker: { size: 11, symbol: drawn.map(({ job }) => (hasEnded(job) ? "circle" : "circle-open")) } }],
     field, { xaxis, blank: `None of these runs has ended with a ${result}.` });
-  const named = (some) => some.map(({ id }) => id).join(", ");
+  const named = (some) => some.map((run) => run.name).join(", ");
   const [unended, missing] = [drawn.filter(({ job }) => !hasEnded(job)), runs.filter((run) => !drawn.includes(run))];
   const words = [unended.length && `Not ended, drawn hollow as far as it came: ${named(unended)}.`, missing.length && `Without a ${result}: ${named(missing)}.`];
   const note = one("#fields-missing");
@@ -83,12 +83,12 @@ function showResults(runs) {
 }
 
 async function compare() {
-  const ids = all("#compared tbody tr").map((row) => row.dataset.id);
-  if (!ids.length) return;
-  const runs = await Promise.all(ids.map(async (id) => {
+  const rows = all("#compared tbody tr").map((row) => row.dataset);
+  if (!rows.length) return;
+  const runs = await Promise.all(rows.map(async ({ id, name }) => {
     const path = `/v1/runs/${encodeURIComponent(id)}`;
     const [job, series] = await Promise.all([steadily(path), steadily(`${path}/series`)]);
-    return { id, job, series, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
+    return { name, job, series, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
   }));
   offerTokens(runs.map(({ series }) => series.start));
   const names = [...new Set(runs.flatMap(({ fields }) => Object.keys(fields)))];

@@ -44,12 +44,12 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { 
 
 export function runPage() {
   const job = one("#job");
-  let curves = new Curves();
+  let curves = null; // until then the page stays as the server wrote it
   let events = null;
   let waiting = null;
   let attempt = 0;
   let shown = null;
-  const render = () => { waiting = null; drawAll(curves); };
+  const render = () => { waiting = null; if (curves) drawAll(curves); };
   const soon = () => { waiting ??= setTimeout(render, DRAW_MS); };
   const note = (text) => one("#notices").append(made("li", { textContent: text }));
 
@@ -88,6 +88,5 @@ export function runPage() {
 
   actions(job);
   redraw(render);
-  render();
   anew();
 }

@@ -85,6 +85,16 @@ def test_how_far_it_is_follows_from_its_folder(tmp_path: Path) -> None:
     assert stage() == "report"
 
 
+def test_a_study_that_had_too_little_time_says_how_much_is_enough() -> None:
+    refused = "InputError: --budget: 12 s hold no sweep of this recipe. Use --budget 2m --resume it: what was measured is kept."
+    (remedy,) = next_steps(study(budget_s=12.0).model_copy(update={"state": State.FAILED, "reason": refused})).remedies
+    assert remedy.text == "Give it 2 min in all (--budget 2m): 12 s hold no sweep of this recipe."
+    assert remedy.set == {"budget_s": 120.0}
+    (other,) = next_steps(study().model_copy(update={"state": State.FAILED, "reason": "the disk is full."})).remedies
+    assert "submit it again, or resume it" in other.text
+    assert next_steps(study().model_copy(update={"state": State.SUCCEEDED})).remedies == []
+
+
 def test_what_the_network_sees_of_a_study(service: Service) -> None:
     with httpx.Client(base_url=service.url, timeout=60) as http:
         accepted = http.post("/v1/studies", json={"recipe": "digits-small-batch", "budget_s": 600})

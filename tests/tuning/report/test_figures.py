@@ -17,7 +17,7 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.measure.lines import line_conditions
 from largebatch.tuning.report.batch_figures import frontiers, profile_charts, score_of_batch, steps_and_samples, time_on_workers, time_to_target
 from largebatch.tuning.report.charts import ARROW, Chart, Series
-from largebatch.tuning.report.labels import LINE, labels_of
+from largebatch.tuning.report.labels import LINE, labels_of, tags_of
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import to_plotly, write_page
 from largebatch.tuning.report.run_figures import label, on_unlike_footing, score_curves
@@ -187,6 +187,14 @@ class TestLabels:
         chart = Chart("x", "x", "x", "y", [Series(f"run {number}", [1.0, 2.0], [1.0, 2.0]) for number in range(30)])
         assert labels_of(chart, view_of(chart)) == []
         assert to_plotly(chart).layout.showlegend
+
+    def test_no_tag_covers_another(self) -> None:
+        """Five choices at nearly one place, and one far off."""
+        x, y = [1.0, 1.001, 1.002, 1.003, 1.004, 9.0], [1.0, 1.001, 1.002, 1.003, 1.004, 9.0]
+        chart = Chart("c", "", "x", "y", [Series("choices", x, y, draws="marks", tags=["128", "256", "512", "1,024", "2,048", "4,096"])])
+        (tags,) = tags_of(chart, view_of(chart))
+        assert [tag.text for tag in tags] == ["128", "256", "512", "1,024", "", "4,096"], "where there is no room there is none"
+        assert len({tag.side for tag in tags[:4]}) == 4
 
     def test_one_series_needs_no_name(self) -> None:
         chart = Chart("x", "x", "x", "y", [Series("alone", [1.0], [1.0])])

@@ -1,0 +1,87 @@
+"""When a page shows its first contents in a real Chromium, with 10,000 stored runs: the list of runs, and the page of one.
+
+From the navigation's start to what the browser itself calls first-contentful-paint; each visit in a context of its own, so nothing is cached.
+"""
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import _tests_path  # noqa: F401 - where servers are found
+from _report import parser, publish, spread
+from playwright.sync_api import Browser, sync_playwright
+from servers import Service, serving
+
+from largebatch.jobs.spec.read import read_spec
+from largebatch.service.db.engine import connect, upgrade, writing
+from largebatch.service.db.tables import jobs
+from largebatch.service.job import Job, Kind, State
+
+STORED = 10_000
+LIMIT_MS = 300.0
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+ANSWERED = "performance.getEntriesByType('navigation')[0].responseEnd"
+PAGES = {"runs": "/runs", "runs, filtered and sorted": "/runs?q=batch%3E%3D64&sort=-score", "one run": f"/runs/run-{STORED - 1:06}"}
+
+
+def main() -> None:
+    """Measure, print."""
+    arguments = parser(__doc__, repetitions=20)
+    given = arguments.parse_args()
+    with _served() as service, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"])
+        rows = [_row(browser, what, service.url + path, given) for what, path in PAGES.items()]
+        rows.append(_row(browser, "a page of one word, for comparison", "data:text/html,<p>largebatch", given))
+        browser.close()
+    notes = [f"{STORED:,} stored runs, SQLite, one visitor on loopback, a new browser context for each visit; the first visit is left out."]
+    publish("First contents of a page", rows, notes, given)
+
+
+def _row(browser: Browser, what: str, address: str, given: argparse.Namespace) -> dict[str, str]:
+    _, *visits = [_visit_ms(browser, address) for _ in range(given.repetitions + 1)]
+    paints, answers = [paint for paint, _ in visits], [answer for _, answer in visits]
+    within = f"{sum(paint <= LIMIT_MS for paint in paints)} of {len(paints)}"
+    told = {"answered, ms": spread(answers, ".0f"), "first contents, ms": spread(paints, ".0f"), "longest, ms": f"{max(paints):.0f}"}
+    return {"page": what, **told, f"within {LIMIT_MS:.0f} ms": within}
+
+
+def _visit_ms(browser: Browser, address: str) -> tuple[float, float]:
+    """Returns: the first contents, and the last byte of the page."""
+    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_function(f"{PAINT} !== undefined")
+    paint, answered = (float(page.evaluate(what)) for what in (PAINT, ANSWERED))
+    context.close()
+    return paint, answered
+
+
+@contextmanager
+def _served() -> Iterator[Service]:
+    """A service over the stored runs that begins nothing."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, spec = Path(name), read_spec("digits-lamb").model_dump(mode="json")
+        engine = connect(f"sqlite:///{folder}/runs/service.sqlite")
+        upgrade(engine)
+        with writing(engine) as connection:
+            connection.execute(jobs.insert(), [_stored(number, spec) for number in range(STORED)])
+        engine.dispose()
+        with serving(folder, "--max-running-per-owner", "0") as service:
+            yield service
+
+
+def _stored(number: int, spec: dict[str, Any]) -> dict[str, Any]:
+    job = Job(
+        id=f"run-{number:06}", kind=Kind.RUN, owner="local", name=f"run {number}", recipe="digits-lamb", spec=spec, cpus=1.0, gpus=0, attempt=1,
+        global_batch_size=2 ** (number % 8 + 4), state=State.SUCCEEDED if number % 10 else State.FAILED, created_at_s=1.7e9 + number,
+        progress={"step": 60, "score": number / STORED, "metric": "accuracy", "training_seconds": 1.5},
+    )  # fmt: skip
+    return {**job.model_dump(), "kind": "run", "state": str(job.state)}
+
+
+if __name__ == "__main__":
+    main()

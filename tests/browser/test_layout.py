@@ -1,0 +1,92 @@
+"""Pages that keep still while they come, and figures whose numbers can be read, in a real Chromium."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from put_jobs import put_ended, put_sweep
+from servers import Service
+from sweep_folders import write_grid
+from visits import PATIENCE_MS, Visit
+
+MOST_SHIFT = 0.1
+"""Of a page as it comes: what Chromium's authors call good."""
+COUNT_SHIFTS = """window.shift = 0; new PerformanceObserver((list) => {
+  for (const { value, hadRecentInput } of list.getEntries()) if (!hadRecentInput) window.shift += value;
+}).observe({ type: "layout-shift", buffered: true });"""
+LAST_FIGURE = "#figure-score-curves .main-svg"
+
+CROWDED = """[...document.querySelectorAll(".js-plotly-plot")].flatMap((plot) => {
+  const inside = plot.getBoundingClientRect();
+  const texts = [...plot.querySelectorAll("svg text")].filter((text) => text.textContent.trim() && text.getBoundingClientRect().width);
+  const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const cut = boxes.filter(([, { left, right }]) => left < inside.left - 1 || right > inside.right + 1).map(([text]) => `${plot.id}: ${text} is cut`);
+  const over = boxes.flatMap(([text, a], index) => boxes.slice(index + 1)
+    .filter(([, b]) => a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 2 && b.top < a.bottom - 2)
+    .map(([other]) => `${plot.id}: ${text} over ${other}`));
+  return [...cut, ...over];
+})"""
+"""Texts of figures that run into each other or out of their figure."""
+FEW_NUMBERS = """[...document.querySelectorAll(".js-plotly-plot")].flatMap((plot) => ["x", "y"]
+  .filter((axis) => plot._fullLayout[`${axis}axis`].visible && plot.querySelectorAll(`.${axis}tick text`).length < 3)
+  .map((axis) => `${plot.id}: ${axis}`))"""
+
+
+@pytest.fixture(params=[1300, 400])
+def visit(browser: Browser, service: Service, request: pytest.FixtureRequest) -> Iterator[Visit]:
+    context = browser.new_context(viewport={"width": request.param, "height": 900})
+    page = context.new_page()
+    page.add_init_script(COUNT_SHIFTS)
+    made = Visit(page, service.url)
+    yield made
+    assert made.complaints == []
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def ended(service: Service) -> tuple[str, str]:
+    """A run, and a sweep of many."""
+    return put_ended(service, **{"stop.epochs": 3}), put_sweep(service, write_grid)
+
+
+def shift_of(page: Page) -> float:
+    """All that has moved on the page, once two frames more were drawn."""
+    page.evaluate("new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)))")
+    return float(page.evaluate("window.shift"))
+
+
+def test_pages_of_what_is_over_do_not_shift(visit: Visit, ended: tuple[str, str]) -> None:
+    run, sweep = ended
+    for path, last in ((f"/runs/{run}", "#c-noise"), ("/runs", f'tr[data-id="{run}"]'), (f"/sweeps/{sweep}", LAST_FIGURE)):
+        visit.go(path)
+        expect(visit.page.locator(last).first).to_be_visible(timeout=3 * PATIENCE_MS)  # the first answer takes longest
+        assert shift_of(visit.page) < MOST_SHIFT, path
+
+
+def test_figures_of_a_sweep_have_three_numbers_on_each_axis_and_no_text_over_another(visit: Visit, ended: tuple[str, str]) -> None:
+    visit.go(f"/sweeps/{ended[1]}")
+    page = visit.page
+    expect(page.locator(LAST_FIGURE).first).to_be_visible()
+    expect(page.locator("#figure-momentum-map .hm image")).to_have_count(1)
+    assert page.evaluate(CROWDED) == []
+    assert page.evaluate(FEW_NUMBERS) == []
+    upright = "document.querySelector('#figure-parallel').layout.annotations.reduce((of, { x }) => ({ ...of, [x]: (of[x] ?? 0) + 1 }), {})"
+    assert min(page.evaluate(upright).values()) >= 3, "on each of the parallel axes"
+    share = "(({ _fullLayout: { width, _size } }) => _size.w / width)(document.querySelector('#figure-momentum-map'))"
+    assert page.evaluate(share) > 0.6, "the map has the figure's width"
+    visit.keep(f"figures-{page.viewport_size['width'] if page.viewport_size else ''}")
+
+
+def test_comparing_names_runs_as_their_owner_did_and_fits_a_phone(visit: Visit, service: Service) -> None:
+    ids = [put_ended(service, **{"stop.epochs": 1, "seed": seed}) for seed in range(3)]
+    for job_id, name in zip(ids, ("small and slow", "twice", "twice"), strict=True):
+        visit.page.request.patch(f"{service.url}/v1/runs/{job_id}", data={"name": name})
+    visit.go(f"/compare?run={ids[0]}&run={ids[1]}&run={ids[2]}")
+    page = visit.page
+    expect(page.locator("#c-curves .trace")).to_have_count(3)
+    called = ["small and slow", *(f"twice {job_id.rpartition('-')[2]}" for job_id in ids[1:])]
+    assert page.evaluate("document.querySelector('#c-curves').data.map(({ name }) => name)") == [f"{name} (sgd)" for name in called]
+    expect(page.locator("#compared a")).to_have_text(called)
+    cut = "[...document.querySelectorAll('#compared td, .legendtext')].filter((e) => e.getBoundingClientRect().right > innerWidth).length"
+    assert page.evaluate(cut) == 0
+    visit.refuse_barriers()
