@@ -14,11 +14,11 @@ LINE = 0.078
 SIGNS = {"x": "\u2715", "ring": "\u25cb", "circle": "\u25cf"}
 
 
-LETTER, TAG = 0.05, 0.09
+LETTER, TAG = 0.05, 0.08
 """Width of a tag's letter and height of a tag, over those of the plot on a phone."""
 SIDES = {"top center": (0, 1), "bottom center": (0, -1), "middle right": (1, 0), "middle left": (-1, 0)}
 """Where a tag may stand beside its mark, by plotly's words."""
-GAP = 0.02
+GAP = 0.05
 
 
 class Tag(NamedTuple):

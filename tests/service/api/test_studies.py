@@ -114,7 +114,8 @@ def test_what_the_network_sees_of_a_study(service: Service) -> None:
         figures = {figure["name"]: figure["figure"] for figure in http.get(f"{path}/figures").json()}
         assert [line["name"] for line in figures["rates"]["data"]] == ["batch 32", "batch 64"]
         assert figures["rates"]["data"][1]["marker"]["symbol"] == ["circle", "circle-open"]
-        assert {line["x"][-2] for line in figures["parallel"]["data"]} == {"score"}
+        names = figures["parallel"]["layout"]["xaxis"]["ticktext"]
+        assert {names[line["x"][-2]] for line in figures["parallel"]["data"]} == {"score"}
         assert http.get(f"{path}/runs/run-0/series").json()["evaluations"][0]["score"] == 0.95
         assert http.get(f"{path}/runs/..%2F..%2Fx/series").status_code == 404
         assert "it is a study" in http.get(f"/v1/runs/{job.id}").json()["detail"]
