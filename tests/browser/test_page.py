@@ -188,7 +188,7 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
 
     visit.go(f"/compare?run={ids[0]}&run={ids[1]}&run={idle}")
     expect(page.locator("#c-curves .trace")).to_have_count(2)
-    expect(page.locator("#curves-missing")).to_have_text(f"Without a score yet: {idle}")
+    expect(page.locator("#curves-missing")).to_have_text("Without a score yet: digits-lamb")
     expect(page.locator("#c-fields .point")).to_have_count(2)
     visit.until(points, [[64, 1437], 2])  # the full batch stands where its size is
     page.locator("#field").select_option("optimizer.name")
@@ -199,16 +199,17 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     expect(page.locator("#c-fields")).to_have_text("None of these runs has ended with a time_to_target_seconds.")
 
     cancelled = put_cancelled(service, ids[0])
+    called = f"digits-small-batch {cancelled.rpartition('-')[2]}"
     visit.go(f"/compare?run={ids[0]}&run={cancelled}&run={idle}")
     expect(page.locator("#c-fields .point")).to_have_count(2)
     drawn = page.evaluate("(({x, y, marker}) => [[...x], [...y], [...marker.symbol]])(document.querySelector('#c-fields').data[0])")
     assert drawn[0] == ["64", "64"], "one size: no axis of sizes that nobody tried"
     assert (drawn[1][1], drawn[2]) == (drawn[1][0], ["circle", "circle-open"])
-    told = f"Not ended, drawn hollow as far as it came: {cancelled}. Without a score: {idle}."
+    told = f"Not ended, drawn hollow as far as it came: {called}. Without a score: digits-lamb."
     expect(page.locator("#fields-missing")).to_have_text(told)
     assert page.evaluate("document.querySelector('#c-curves').layout.xaxis.range[0]") >= 0, "nothing was measured before a run began"
     page.locator("#result").select_option("samples_per_second")
-    expect(page.locator("#fields-missing")).to_have_text(f"Without a samples_per_second: {cancelled}, {idle}.")
+    expect(page.locator("#fields-missing")).to_have_text(f"Without a samples_per_second: {called}, digits-lamb.")
     visit.refuse_barriers()
     visit.keep("compare-full")
 
