@@ -1,7 +1,6 @@
 """Small training runs in this process: a spec's document, the job that is made of it, the run, and what it left in its folder."""
 
 import itertools
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,8 +153,8 @@ def notices(run_dir: Path) -> list[str]:
     return [text for text in texts if not text.startswith("The machine was busy")]
 
 
-def wait_for(is_so: Callable[[], object], seconds: float, process: "subprocess.Popen[Any] | None" = None) -> None:
-    """Until something is so. Raises: AssertionError if it takes too long, or if a process ends that must live meanwhile."""
+def wait_for(is_so: Callable[[], object], seconds: float, process: Any = None) -> None:
+    """Until something is so. Raises: AssertionError if it takes too long, or if a process (by Popen or forked) ends that must live meanwhile."""
     ends_at = time.monotonic() + seconds
     while not is_so():
         assert process is None or process.poll() is None, "its process has ended"

@@ -1,14 +1,12 @@
 """The programs that docs/other-loops.md shows: each runs as it stands, and what it leaves is answered about."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from command_line import largebatch
+from forked import Forked
 
 from largebatch.jobs.run.load import load_run
 
@@ -17,11 +15,10 @@ PROGRAMS = {block.split(maxsplit=2)[1]: block for block in re.findall(r"```pytho
 
 
 def run_program(name: str, folder: Path) -> str:
-    (folder / name).write_text(PROGRAMS[name])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, name], cwd=folder, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    done = Forked("-c", PROGRAMS[name], folder=folder)
+    out, err = done.communicate(timeout=200)
+    assert done.returncode == 0, err
+    return out
 
 
 def test_six_runs_of_a_plain_loop_are_answered_about(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import statistics
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,17 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): path for path in FILES}
 
 
-def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports(path: Path, *, top_level_only: bool = False) -> frozenset[str]:
     """Full names of what a file imports, names imported from a package resolved to modules where they are some."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    module = nodes_of(path)[0]
+    assert isinstance(module, ast.Module)
+    nodes = module.body if top_level_only else nodes_of(path)
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -38,7 +46,7 @@ def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
             found.update(inner & MODULES.keys() or {node.module})
-    return found
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -85,7 +93,7 @@ def test_the_engine_does_not_know_who_launches_it() -> None:
 def test_files_and_functions_have_a_human_size(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 400
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [node for node in nodes_of(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert not [node.name for node in functions if (node.end_lineno or 0) - node.lineno >= 70]
 
 
@@ -107,9 +115,8 @@ def test_a_folder_has_at_most_twelve_modules(folder: Path) -> None:
 )
 def test_libraries_are_used_by_their_public_interface(path: Path) -> None:
     """What stands in a module with an underscore, and what Ray calls by a name with one, may move with any version."""
-    tree = ast.parse(path.read_text())
     private = {module for module in imports(path) if re.search(r"(^|\.)_(?!_future)", module) and not module.startswith(("largebatch", "_"))}
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ray":
             private.update(f"{node.module}.{alias.name}" for alias in node.names if alias.name.startswith("_"))
         if isinstance(node, ast.Attribute) and node.attr.startswith("_") and ast.unparse(node.value).split(".")[0] == "ray":

@@ -31,8 +31,10 @@ from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StepRecord
 
 HERE = Path(__file__).parent
-STEPS, LONG, BATCH = 15, 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
+STEPS, INTO_THE_THIRD_EPOCH, LONG, BATCH = 7, 15, 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
+BY_TWO = ("sgd", "batch-norm", "tokens", "pairs", "lion", "muon", "unreached")
+"""The cases that two ranks train in the ordinary run, for other tests look at them; in `make slow` two train the others as well, which three do."""
 PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
 MODEL = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu"}}
@@ -47,7 +49,7 @@ def document(**parts: Any) -> dict[str, Any]:
         "optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 1e-4},
         "learning_rate": {"base": 0.2, "warmup_epochs": 1.0, "decay": "cosine"},
         "stop": {"steps": STEPS},
-        "checkpoint": {"every_steps": 10, "keep": 9, "every_seconds": None},
+        "checkpoint": {"every_steps": 5, "keep": 9, "every_seconds": None},
     }
     return small_runs.document(**{**usual, **parts})
 
@@ -67,10 +69,10 @@ EQUAL: dict[str, dict[str, Any]] = {
         gradient=IN_OWN_NORM,
     ),
     "rmsprop-sgd": document(
-        optimizer={"name": "rmsprop-sgd", "weight_decay": 1e-4, "transition_epoch": 1.0, "transition_period_epochs": 2.0},
+        optimizer={"name": "rmsprop-sgd", "weight_decay": 1e-4, "transition_epoch": 0.5, "transition_period_epochs": 1.0},
         learning_rate={"base": 0.1},
         model={"entry_point": "rank_strangers:in_float64"},
-        stop={"steps": 20},  # beyond the transition
+        stop={"steps": 11},  # beyond the transition
     ),
     "schedule-free": document(optimizer={"name": "schedule-free-sgd"}, learning_rate={"base": 0.2, "warmup_epochs": 1.0}),
     "norms-at-average": document(
@@ -93,17 +95,22 @@ EQUAL: dict[str, dict[str, Any]] = {
     "batch-norm": document(model=WITH_BATCH_NORM, batch_norm={"span": 25}),
     "batch-norm-last-steps": document(model=WITH_BATCH_NORM, batch_norm={"span": 25, "average_last_steps": 3}),
     "norms": document(model={"entry_point": "rank_strangers:Normalising"}, batch_norm={"span": 25}),
-    "growing-batch": document(batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}}),
+    "growing-batch": document(
+        batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}},
+        stop={"steps": INTO_THE_THIRD_EPOCH},
+    ),
     "batch-follows-rate": document(  # 250, 500, and from the third epoch on 1000 samples, in groups of 25
         model=WITH_BATCH_NORM,
         batch_norm={"span": 25},
         batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"follows_rate": {"largest_factor": 4}}},
         learning_rate={"base": 0.1, "decay": "step", "decay_factor": 0.5, "decay_milestones": [1.0, 2.0, 3.0]},
+        stop={"steps": INTO_THE_THIRD_EPOCH},
     ),
     "half-lives": document(
         optimizer={"name": "lamb", "beta1_half_life_samples": 1500.0, "beta2_half_life_samples": 20000.0, "weight_decay": 0.01},
         learning_rate={"base": 0.005},
         batch={"global_batch_size": 250, "micro_batch_size": 50, "schedule": {"growth": [{"epoch": 2.0, "factor": 2.5}]}},
+        stop={"steps": INTO_THE_THIRD_EPOCH},
     ),
     "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
     "unreached": document(model={"entry_point": "rank_strangers:branching"}),
@@ -114,17 +121,17 @@ EQUAL: dict[str, dict[str, Any]] = {
         model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2}},
         gradient={"noise_from": "norms", "noise_every_steps": 3},
     ),
-    "two-phases": document(  # 15 steps of sequences that are cut, then 10 of whole ones in batches twice as large
+    "two-phases": document(  # 5 steps of sequences that are cut, then 4 of whole ones in batches twice as large
         task={"name": "language-modelling"},
         dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240}},
         model={"name": "transformer", "arguments": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.2}, "activation_checkpointing": True},
         batch={
             "global_batch_size": 50,
             "micro_batch_size": 10,
-            "schedule": {"short_sequences": {"length": 4, "epochs": 3.0}, "growth": [{"epoch": 3.0, "factor": 2.0}]},
+            "schedule": {"short_sequences": {"length": 4, "epochs": 1.0}, "growth": [{"epoch": 1.0, "factor": 2.0}]},
         },
-        learning_rate={"base": 0.2, "decay": "cosine", "restart": {"epoch": 3.0, "base": 0.1, "warmup_epochs": 1.0}},
-        stop={"steps": 25},
+        learning_rate={"base": 0.2, "decay": "cosine", "restart": {"epoch": 1.0, "base": 0.1, "warmup_epochs": 0.5}},
+        stop={"steps": 9},
     ),
     "pairs": on_few(
         task={"name": "contrastive", "labels": True, "neighbours": 7, "references": 100},
@@ -257,20 +264,30 @@ def ranks() -> Iterator[Ranks]:
     started.end()
 
 
+def in_parts(given: dict[str, Any], number: int) -> dict[str, Any]:
+    """With a global batch in so many micro-batches."""
+    return {**given, "batch": {**given["batch"], "micro_batch_size": given["batch"]["global_batch_size"] // number}}
+
+
 @pytest.fixture(scope="module")
 def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case of EQUAL by one process, by another micro-batch in one process, and by each number of ranks."""
+    """Every case of EQUAL by one process, in two micro-batches and in one, and by three ranks; some by two."""
     made = tmp_path_factory.mktemp("ranks")
-    other = {name: {**given, "batch": {**given["batch"], "micro_batch_size": 125}} for name, given in EQUAL.items()}
-    ranks.run(made, 1, [Job(made / f"1-{name}", given) for name, given in EQUAL.items()] + [Job(made / f"other-{n}", g) for n, g in other.items()])
-    for world_size in WORLDS:
-        ranks.run(made, world_size, [Job(made / f"{world_size}-{name}", given) for name, given in EQUAL.items()])
+    by_one = [Job(made / f"1-{name}", given if name == "sgd" else in_parts(given, 2)) for name, given in EQUAL.items()]
+    ranks.run(made, 1, by_one + [Job(made / f"other-{name}", in_parts(given, 1)) for name, given in EQUAL.items()])
+    ranks.run(made, 3, [Job(made / f"3-{name}", given) for name, given in EQUAL.items()])
+    ranks.run(made, 2, [Job(made / f"2-{name}", EQUAL[name]) for name in BY_TWO])
     return made
 
 
-@pytest.mark.parametrize("case", EQUAL)
-@pytest.mark.parametrize("world_size", WORLDS)
-def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
+@pytest.fixture(scope="module")
+def folder_of_all(ranks: Ranks, folder: Path) -> Path:
+    """The same, with every case by two ranks."""
+    ranks.run(folder, 2, [Job(folder / f"2-{name}", given) for name, given in EQUAL.items() if name not in BY_TWO])
+    return folder
+
+
+def assert_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
     one, many = folder / f"1-{case}", folder / f"{world_size}-{case}"
     yardstick = distance(parameters(one), parameters(folder / f"other-{case}"))
     assert yardstick < 1e-3
@@ -279,6 +296,18 @@ def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None
     assert len(losses(many)) == EQUAL[case]["stop"]["steps"]
     assert losses(many)[0] == pytest.approx(losses(one)[0], rel=2.0**-20)
     assert losses(many) == pytest.approx(losses(one), rel=1e-3)
+
+
+@pytest.mark.parametrize(("case", "world_size"), [*((case, 3) for case in EQUAL), *((case, 2) for case in BY_TWO)])
+def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
+    assert_ranks_are_one_process(folder, case, world_size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [case for case in EQUAL if case not in BY_TWO])
+def test_two_ranks_are_one_process_too(folder_of_all: Path, case: str) -> None:
+    """As three are in the ordinary run, and two in the cases of BY_TWO."""
+    assert_ranks_are_one_process(folder_of_all, case, 2)
 
 
 @pytest.mark.parametrize("world_size", WORLDS)
@@ -377,7 +406,7 @@ def test_the_noise_in_the_optimizers_own_norm_is_that_of_one_rank(folder: Path, 
 
 
 def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
-    before = parameters(folder / "1-unreached", 10)
+    before = parameters(folder / "1-unreached", 5)
     for world_size in (1, *WORLDS):
         after = parameters(folder / f"{world_size}-unreached")
         assert torch.equal(before["never.weight"], after["never.weight"])
@@ -386,14 +415,14 @@ def test_a_parameter_that_no_rank_reaches_is_left_alone(folder: Path) -> None:
 
 def test_any_resize_goes_on_with_the_same_run(ranks: Ranks, folder: Path, tmp_path: Path) -> None:
     given = {case: {**EQUAL[case], "learning_rate": {"base": 0.2}} for case in ("sgd", "batch-norm")}
-    for world_size, steps in ((2, 10), (1, 15), (3, 25)):
-        ranks.run(tmp_path / str(world_size), world_size, [Job(tmp_path / c, {**g, "stop": {"steps": steps}}, steps > 10) for c, g in given.items()])
-    whole = {case: {**document, "stop": {"steps": 25}} for case, document in given.items()}
+    for world_size, steps in ((2, 5), (1, 8), (3, 14)):
+        ranks.run(tmp_path / str(world_size), world_size, [Job(tmp_path / c, {**g, "stop": {"steps": steps}}, steps > 5) for c, g in given.items()])
+    whole = {case: {**document, "stop": {"steps": 14}} for case, document in given.items()}
     ranks.run(tmp_path / "one", 1, [Job(tmp_path / f"{case}-1", document) for case, document in whole.items()])
     for case in given:
         run_dir = tmp_path / case
         assert distance(parameters(run_dir), parameters(tmp_path / f"{case}-1")) <= 1e-5
-        assert [(record.world_size, record.step) for record in starts(run_dir)] == [(2, 0), (1, 10), (3, 15)]
+        assert [(record.world_size, record.step) for record in starts(run_dir)] == [(2, 0), (1, 5), (3, 8)]
         shares = [record.samples_per_rank or [] for record in starts(run_dir)]
         assert [sum(share) for share in shares] == [BATCH] * 3
         assert shares[2] == ([83, 83, 84] if case == "sgd" else [75, 75, 100])
@@ -404,7 +433,7 @@ def test_the_same_number_of_ranks_repeats_itself_bit_for_bit(ranks: Ranks, folde
     jobs = [Job(run_dir, EQUAL["batch-norm"]), Job(tmp_path / "again", EQUAL["batch-norm"])]
     ranks.run(tmp_path, 2, jobs)
     for path in (run_dir / "checkpoints").glob("*"):
-        if "-00000010." not in path.name:
+        if "-00000005." not in path.name:
             path.unlink()
     ranks.run(tmp_path, 2, [Job(run_dir, EQUAL["batch-norm"], resumes=True)])
     assert all(same(parameters(folder / "2-batch-norm"), parameters(other)) for other in (tmp_path / "again", run_dir))

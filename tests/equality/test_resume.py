@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -157,15 +158,25 @@ def told(run_dir: Path) -> list[dict[str, Any]]:
     return [record.model_dump(exclude=seconds) for record in (*steps(records), *evaluations(records))]
 
 
+def some(num_steps: int) -> set[int]:
+    """In the middle of the first epoch of three, at its end, and before the last step."""
+    return {1, 3, num_steps - 1}
+
+
+def every(num_steps: int) -> range:
+    return range(1, num_steps)
+
+
+@pytest.mark.parametrize("stops", [some, pytest.param(every, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", CASES)
-def test_stopping_after_any_step_changes_no_bit(case: str, tmp_path: Path) -> None:
+def test_stopping_after_any_step_changes_no_bit(case: str, stops: Callable[[int], Iterable[int]], tmp_path: Path) -> None:
     if (library := OPTIMIZERS[CASES[case].get("optimizer", SGD).get("name", "sgd")].library) is not None:
         pytest.importorskip(library)
     whole = run(CASES[case], tmp_path / "whole")
     told_whole = told(tmp_path / "whole")
     assert whole.steps >= 4
     assert len({record["loss"] for record in told_whole if record["kind"] == "step"}) == whole.steps
-    for stop_after in range(1, whole.steps):
+    for stop_after in stops(whole.steps):
         run_dir = tmp_path / str(stop_after)
         stopped = run(CASES[case], run_dir, stop_after=stop_after)
         assert (stopped.outcome, stopped.steps) == (Outcome.STOPPED, stop_after)

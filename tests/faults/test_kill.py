@@ -1,17 +1,15 @@
 """kill -9 at any moment, then --resume: the same end as if nothing had happened."""
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import ROOT, document, one_thread, prepared, starts, trained
+from forked import Forked
+from small_runs import document, one_thread, prepared, starts, trained
 
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import Journal, evaluations, read_records, steps
@@ -30,13 +28,11 @@ DOCUMENT = document(
 )
 
 
-def started(*arguments: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments]
-    return subprocess.Popen(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def started(*arguments: str) -> Forked:
+    return Forked("-m", "largebatch.jobs", "--device", "cpu", *arguments)
 
 
-def summary_of(process: "subprocess.Popen[str]") -> dict[str, Any]:
+def summary_of(process: Forked) -> dict[str, Any]:
     out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
     return json.loads(out)
@@ -47,7 +43,7 @@ def lines(run_dir: Path) -> int:
     return journal.read_bytes().count(b'"kind":"step"') if journal.exists() else 0
 
 
-def kill_after(process: "subprocess.Popen[str]", run_dir: Path, num_more: int, delay_s: float) -> None:
+def kill_after(process: Forked, run_dir: Path, num_more: int, delay_s: float) -> None:
     """Kill once that many more steps are in the journal, and a moment later."""
     before, patience = lines(run_dir), time.monotonic() + 60
     while lines(run_dir) < before + num_more and process.poll() is None:

@@ -7,8 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import slow
+from forked import Forked
 from small_runs import ROOT, document, one_thread, prepared, steps, synthetic, trained
 
 from largebatch.jobs.launch.local import train_locally
@@ -17,7 +20,7 @@ from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Record, RunSummary, StepRecord
 
-NUM_STEPS = 400
+NUM_STEPS = 40
 DOCUMENT = document(
     dataset=synthetic(500, 50, (1, 12, 12)),
     model={"name": "mlp", "arguments": {"width": 32}},
@@ -27,18 +30,23 @@ DOCUMENT = document(
     stop={"steps": NUM_STEPS},
     evaluation={"every_epochs": 1000.0},
 )
+
+
+def unhurried(until: Path) -> dict[str, Any]:
+    """A run that takes its time until a file is there: it is not over before it is told to stop, however busy the machine."""
+    model = {"entry_point": "slow:build", "arguments": {"width": 32, "until": str(until)}}
+    return DOCUMENT | {"dataset": {"name": "digits"}, "model": model, "batch": {"global_batch_size": 128, "micro_batch_size": 128}}
+
+
 ENGINE = ["-m", "largebatch.jobs"]
 COMMAND = ["-m", "largebatch", "train", "--json"]
 
 
-def started(door: list[str], *arguments: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *door, "--device", "cpu", *arguments], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def started(door: list[str], *arguments: str) -> Forked:
+    return Forked(*door, "--device", "cpu", *arguments, PYTHONPATH=os.pathsep.join([str(ROOT), str(Path(slow.__file__).parent)]))
 
 
-def run_dir_with_steps(runs: Path, process: "subprocess.Popen[str]", num_steps: int) -> Path:
+def run_dir_with_steps(runs: Path, process: Forked, num_steps: int) -> Path:
     """The folder of the one run in `runs`, once its journal tells of so many steps."""
     while True:
         assert process.poll() is None, process.communicate()[1]
@@ -51,8 +59,10 @@ def run_dir_with_steps(runs: Path, process: "subprocess.Popen[str]", num_steps: 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> RunSummary:
     """Of the run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "quick").touch()
     with one_thread():
-        return trained(prepared(**DOCUMENT), tmp_path_factory.mktemp("undisturbed") / "run")
+        return trained(prepared(**unhurried(folder / "quick")), folder / "run")
 
 
 def test_a_signal_before_any_step_promises_what_comes(tmp_path: Path) -> None:
@@ -70,7 +80,7 @@ def test_a_signal_before_any_step_promises_what_comes(tmp_path: Path) -> None:
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     door: list[str], number: signal.Signals, undisturbed: RunSummary, tmp_path: Path
 ) -> None:
-    (tmp_path / "spec.json").write_text(json.dumps(DOCUMENT))
+    (tmp_path / "spec.json").write_text(json.dumps(unhurried(tmp_path / "quick")))
     process = started(door, str(tmp_path / "spec.json"), "--output-dir", str(tmp_path / "runs"))
     run_dir = run_dir_with_steps(tmp_path / "runs", process, 3)
     process.send_signal(number)
@@ -85,6 +95,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     again = "largebatch train" if door == COMMAND else "python -m largebatch.jobs"
     assert f"Stopped at step {summary['steps']}. Go on with: {again} --resume {run_dir}" in err
 
+    (tmp_path / "quick").touch()
     resumed = started(door, "--resume", str(run_dir))
     out, err = resumed.communicate(timeout=100)
     assert resumed.returncode == 0, err
@@ -160,7 +171,6 @@ def test_a_run_whose_output_nobody_reads_goes_on_and_its_answer_stands_alone(tmp
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_study_stops_and_says_how_it_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     study = started(["-m", "largebatch", "study"], "digits-small-batch", "--budget", "10m", "--output-dir", str(tmp_path))
-    assert study.stderr is not None
     said = ""
     while "1/5 profile" not in said:
         line = study.stderr.readline()

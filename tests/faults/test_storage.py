@@ -4,12 +4,11 @@ import errno
 import json
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, document, starts, steps, synthetic
+from forked import Forked
+from small_runs import document, starts, steps, synthetic
 
 from largebatch.jobs.__main__ import main
 from largebatch.jobs.errors import StorageError
@@ -50,23 +49,21 @@ def test_asking_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def limited(limit_bytes: int, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """The engine in a process whose files may not grow beyond a size: what a full disk says, `write` fails half-way."""
-    words = [sys.executable, "-m", "largebatch.jobs", "--device", "cpu", *arguments]
-    return subprocess.run(
-        words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60, check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY)),
-    )  # fmt: skip
+def limited(limit_bytes: int, *arguments: str) -> tuple[int | None, str, str]:
+    """Exit code and words of the engine in a process whose files may not grow beyond a size: what a full disk says, `write` fails half-way."""
+    process = Forked("-m", "largebatch.jobs", "--device", "cpu", *arguments, file_bytes=limit_bytes)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
 
 
 def test_a_disk_that_fills_in_the_middle_costs_one_step_at_most(
     spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal is the file that grows. Its limit lies beyond a checkpoint's size (some 7 kB) and below sixty steps' lines."""
-    full = limited(10_000, spec, "--output-dir", str(tmp_path / "runs"))
-    assert (full.returncode, full.stdout) == (1, "")
-    assert "Traceback" not in full.stderr
-    last_line = full.stderr.splitlines()[-1]
+    code, out, err = limited(10_000, spec, "--output-dir", str(tmp_path / "runs"))
+    assert (code, out) == (1, "")
+    assert "Traceback" not in err
+    last_line = err.splitlines()[-1]
     assert last_line.startswith("StorageError: ")
     assert "cannot be written (File too large). The last checkpoint is whole" in last_line
     (run_dir,) = (tmp_path / "runs").iterdir()
@@ -85,10 +82,10 @@ def test_a_disk_that_fills_in_the_middle_costs_one_step_at_most(
 
 def test_a_checkpoint_that_does_not_fit_leaves_the_journal_and_no_torn_file(spec: str, tmp_path: Path) -> None:
     """A limit below a checkpoint's size: the first step is told, nothing lies under a checkpoint's name."""
-    full = limited(5_000, spec, "--output-dir", str(tmp_path / "runs"))
-    assert full.returncode == 1
-    assert full.stderr.splitlines()[-1].startswith("StorageError: ")
-    assert ".pt: cannot be written (File too large)" in full.stderr
+    code, _, err = limited(5_000, spec, "--output-dir", str(tmp_path / "runs"))
+    assert code == 1
+    assert err.splitlines()[-1].startswith("StorageError: ")
+    assert ".pt: cannot be written (File too large)" in err
     (run_dir,) = (tmp_path / "runs").iterdir()
     assert list((run_dir / "checkpoints").iterdir()) == []
     assert steps(run_dir) == [1]

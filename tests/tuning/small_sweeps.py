@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import said
+from forked import Forked
 from launch_runs import Head
 from small_runs import wait_for
 
@@ -59,10 +60,14 @@ def folder_of(output_dir: Path) -> Path:
 
 
 @contextmanager
-def under_way(tmp_path: Path, head: Head | None, until: str, count: int = 1, **parts: Any) -> Iterator[subprocess.Popen[str]]:
-    """A sweep's command, once so many files are in its folder."""
+def under_way(tmp_path: Path, head: Head | None, until: str, count: int = 1, **parts: Any) -> Iterator[subprocess.Popen[str] | Forked]:
+    """A sweep's command, once so many files are in its folder; forked where it needs no Ray."""
     words = command(sweep_file(tmp_path, **parts), "--output-dir", tmp_path / "runs", head=head)
-    sweep = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    sweep: subprocess.Popen[str] | Forked
+    if head is None:
+        sweep = Forked(*words[1:], new_session=True)
+    else:
+        sweep = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         wait_for(lambda: len(list((tmp_path / "runs").glob(f"tried-*/*/{until}"))) >= count, 120, sweep)
         yield sweep

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import ray
 
+from largebatch.jobs.errors import CodeError
 from largebatch.jobs.launch.on_ray.driver import Driver, StoppedError
 from largebatch.jobs.launch.on_ray.worker.config import WorkerConfig
 from largebatch.jobs.launch.options import TrainOptions, Workers
@@ -102,6 +103,20 @@ def test_ctrl_c_before_the_first_step_promises_nothing_and_leaves_nothing(tmp_pa
     assert list(tmp_path.iterdir()) == [], "nothing where the run was to go, hidden or not"
     assert len(storages) == 1
     assert not storages[0].exists()
+
+
+def test_what_a_persons_own_code_raises_starts_no_other_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = list[int]()
+
+    def work(channel: Any, group: int, _: str) -> None:
+        groups.append(group)
+        channel.begin.remote()
+        channel.trains.remote()
+        channel.finish.remote(group, {"error": CodeError("model", "failed at step 3.")})
+
+    with pytest.raises(CodeError, match="failed at step 3"):
+        Launch(tmp_path, monkeypatch, work).run()
+    assert len(groups) == 1
 
 
 def test_ctrl_c_after_it_promises_to_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from ray.util.state import list_actors
 from small_runs import ROOT, wait_for
 
 from largebatch.jobs.launch.options import Workers
+from largebatch.jobs.run.checkpoints import list_checkpoints
 
 # Ray warns of its own old ways.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("here", "undrained")]
@@ -67,7 +68,8 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
     return Command(process.returncode, json.loads(line), stderr)
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+def stopped_by_ctrl_c(head: Head, tmp_path: Path) -> tuple[Command, Path]:
+    """The command of a slow run on two workers, and the run's folder."""
     recipe, output_dir = tmp_path / "recipe.json", tmp_path / "runs"
     recipe.write_text(json.dumps(runs.slow_document(tmp_path / "acted")))
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
@@ -78,10 +80,23 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     assert "Traceback" not in stopped.stderr
     assert (stopped.summary["outcome"], stopped.summary["world_size"]) == ("stopped", 2)
     assert 5 <= stopped.summary["steps"] < runs.STEPS
-
-    (tmp_path / "acted").touch()
     (run_dir,) = output_dir.iterdir()
     assert stopped.resumes_with[:3] == ["train", "--resume", str(run_dir)]
+    return stopped, run_dir
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
+    stopped, run_dir = stopped_by_ctrl_c(head, tmp_path)
+    assert head.address in stopped.resumes_with
+    assert runs.steps(run_dir) == list(range(1, stopped.summary["steps"] + 1))
+    assert list_checkpoints(run_dir / "checkpoints")[0].step == stopped.summary["steps"], "its last step is saved"
+
+
+@pytest.mark.slow
+def test_after_ctrl_c_the_command_that_was_printed_goes_on_with_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    """Ordinary tests: that a checkpoint is gone on with on Ray, by a killed worker in test_workers.py; the printed command's, in tests/faults."""
+    stopped, run_dir = stopped_by_ctrl_c(head, tmp_path)
+    (tmp_path / "acted").touch()
     again = largebatch(*stopped.resumes_with, "--json", "--worker-logs")
     output, stderr = again.communicate(timeout=120)
     assert again.returncode == 0, stderr
@@ -91,7 +106,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, undist
     assert runs.steps(run_dir) == list(range(1, runs.STEPS + 1))
     assert runs.same(runs.parameters(undisturbed), runs.parameters(run_dir))
     over, same = runs.Watcher(), runs.slow_document(tmp_path / "acted")
-    assert runs.train(output_dir, head.address, TWO, same, over, run_id=run_dir.name).steps == runs.STEPS
+    assert runs.train(run_dir.parent, head.address, TWO, same, over, run_id=run_dir.name).steps == runs.STEPS
     assert any("ended before" in notice for notice in over.notices)
 
 

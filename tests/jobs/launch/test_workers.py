@@ -37,7 +37,9 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_dir
 
 
+@pytest.mark.slow
 def test_one_worker_is_one_process_bit_for_bit(head: Head, one_process: Path, tmp_path: Path) -> None:
+    """Ordinary tests: two workers against one process, below; what a run's folder holds, by `undisturbed`."""
     watcher = runs.Watcher()
     summary = runs.train(tmp_path, head.address, Workers(1, 1), runs.document(), watcher)
     assert runs.same(runs.parameters(one_process), runs.parameters(tmp_path / "run"))
@@ -260,7 +262,9 @@ def test_a_run_that_keeps_failing_ends_with_the_first_real_error(head: Head, tmp
     assert len(list(workers.iterdir())) == 4, "twice two, and none to be told that it is over"
 
 
+@pytest.mark.slow
 def test_what_a_model_of_ones_own_raises_is_not_tried_again(head: Head, tmp_path: Path) -> None:
+    """Ordinary tests: that no other group begins, in test_early_stops.py; the sentence of all ranks, in tests/equality/test_ranks.py."""
     workers = tmp_path / "workers"
     workers.mkdir()
     spec_document = runs.document(model={"entry_point": "failing:build", "arguments": {"workers": str(workers)}}, batch_norm={"span": "auto"})

@@ -1,16 +1,14 @@
 """`largebatch.Recorder`: what a loop of one's own leaves behind, and what it may not do."""
 
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import Forked
 from torch import nn
 
 import largebatch
@@ -163,7 +161,8 @@ def test_a_killed_program_leaves_whole_lines_and_no_end(tmp_path: Path) -> None:
         "        if number == 4:\n"
         "            os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    killed = Forked("-c", program, tmp_path)
+    killed.communicate(timeout=60)
     assert killed.returncode == -signal.SIGKILL
     (run_dir,) = tmp_path.iterdir()
     run = largebatch.load_run(run_dir)
@@ -185,10 +184,9 @@ def test_ranks_add_up_what_each_of_them_read(tmp_path: Path) -> None:
         "    recording.evaluation({'accuracy': 0.25 * (1 + rank)})\n"
         "torch.distributed.destroy_process_group()\n"
     )
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", program, str(tmp_path), str(rank)], env={**os.environ, "OMP_NUM_THREADS": "1"}) for rank in (0, 1)
-    ]
-    assert [rank.wait(120) for rank in ranks] == [0, 0]
+    ranks = [Forked("-c", program, tmp_path, rank) for rank in (0, 1)]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
     (run_dir,) = (tmp_path / "runs").iterdir()
     run = largebatch.load_run(run_dir)
     assert [(step.step, step.samples_seen, step.global_batch_size, step.loss) for step in run.steps] == [(1, 8, 8, 1.75), (3, 24, 8, 1.75)]  # 14 / 8

@@ -14,7 +14,7 @@ from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.read import build_spec, read_document, read_spec, recipe_paths
 from largebatch.jobs.spec.train_spec import TrainSpec
 
-QUICK = settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+QUICK = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 RECIPES = sorted(recipe_paths())
 KEYS = sorted({*TrainSpec.model_fields, *(key for field in json.loads(json.dumps(TrainSpec.model_json_schema()))["$defs"].values()
                for key in field.get("properties", {}))})  # fmt: skip
@@ -47,15 +47,11 @@ def one_sentence(read: Callable[[], Any]) -> None:
     assert time.monotonic() - began_s < 5.0
 
 
-@QUICK
-@given(DOCUMENTS)
-def test_any_document(document: Any) -> None:
+def any_document(document: Any) -> None:
     one_sentence(lambda: build_spec(document if isinstance(document, dict) else {"spec": document}).model_dump_json())
 
 
-@QUICK
-@given(st.sampled_from(RECIPES), st.lists(st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3), DOCUMENTS), max_size=3))
-def test_a_recipe_with_anything_put_anywhere(recipe: str, changes: list[tuple[list[str], Any]]) -> None:
+def anything_put_anywhere(recipe: str, changes: list[tuple[list[str], Any]]) -> None:
     document: Any = read_document(recipe_paths()[recipe])
     for *parents, last in (path for path, _ in changes):
         here = document
@@ -66,9 +62,7 @@ def test_a_recipe_with_anything_put_anywhere(recipe: str, changes: list[tuple[li
     one_sentence(lambda: build_spec(document).model_dump_json())
 
 
-@settings(QUICK, max_examples=120)
-@given(st.lists(WORDS | st.text(max_size=5), max_size=25).map("".join))
-def test_any_text_as_yaml_as_json_and_as_an_override(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def as_yaml_as_json_and_as_an_override(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.getbasetemp()
     for name in ("random.yaml", "random.json"):
         (folder / name).write_bytes(text.encode("utf-8", "surrogatepass"))
@@ -76,6 +70,18 @@ def test_any_text_as_yaml_as_json_and_as_an_override(tmp_path_factory: pytest.Te
     one_sentence(lambda: read_spec("digits-lamb", [text]))
     one_sentence(lambda: read_spec("digits-lamb", [f"dataset.arguments={text}"]))
     one_sentence(lambda: read_spec(text or "x"))
+
+
+of_documents = given(DOCUMENTS)
+of_changes = given(st.sampled_from(RECIPES), st.lists(st.tuples(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3), DOCUMENTS), max_size=3))
+of_texts = given(st.lists(WORDS | st.text(max_size=5), max_size=25).map("".join))
+test_any_document = QUICK(of_documents(any_document))
+test_a_recipe_with_anything_put_anywhere = QUICK(of_changes(anything_put_anywhere))
+test_any_text = settings(QUICK, max_examples=40)(of_texts(as_yaml_as_json_and_as_an_override))
+# The same, for longer.
+test_many_documents = pytest.mark.slow(settings(QUICK, max_examples=1000)(of_documents(any_document)))
+test_many_changes_of_recipes = pytest.mark.slow(settings(QUICK, max_examples=1000)(of_changes(anything_put_anywhere)))
+test_many_texts = pytest.mark.slow(settings(QUICK, max_examples=400)(of_texts(as_yaml_as_json_and_as_an_override)))
 
 
 BOMBS = {

@@ -19,6 +19,7 @@ from typing import Any
 import made_records
 import pytest
 import small_runs
+from forked import Forked
 from made_records import drop_end
 from ports import free_port
 from small_runs import ROOT, wait_for
@@ -166,9 +167,9 @@ def artifacts(client: Any, run_id: str) -> set[str]:
 
 
 def test_a_run_beside_its_own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: Any, store: str) -> None:
-    """With no address given it is MLFLOW_TRACKING_URI; the mirror runs in a process of its own."""
+    """With no address given it is MLFLOW_TRACKING_URI; the mirror runs in a process of its own, which is told of any folder."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    summary, said = mirrored(document(None, loss={"label_smoothing": 0.1}), tmp_path / "runs")
+    summary, said = mirrored(document(None, loss={"label_smoothing": 0.1}), tmp_path / 'two\nlines and "words"')
     run_dir = Path(summary.run_dir)
     assert said == []
     run = assert_holds_the_journal(client, run_dir)
@@ -459,14 +460,13 @@ def test_when_the_trainer_is_killed_the_mirror_says_so_and_ends(tmp_path: Path, 
     own = {"dataset": {"name": "digits"}, "model": {"entry_point": "slow:build", "arguments": {"until": str(tmp_path / "quick"), "width": 4}}}
     given = document(store, **own, stop={"steps": 10_000}, checkpoint={"every_steps": 10}, evaluation={"every_epochs": 1000.0})
     (tmp_path / "spec.json").write_text(json.dumps(given))
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/jobs/launch'}", "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "largebatch.jobs", tmp_path / "spec.json", "--device", "cpu", "--output-dir", tmp_path / "runs"]
-    trainer = subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = ["-m", "largebatch.jobs", tmp_path / "spec.json", "--device", "cpu", "--output-dir", tmp_path / "runs"]
+    trainer = Forked(*words, folder=tmp_path, PYTHONPATH=f"{ROOT}:{ROOT / 'tests/jobs/launch'}")
     try:
         wait_for(lambda: [file for file in tmp_path.glob("runs/*/mlflow.json") if MirrorState.read(file.parent).last_step >= 10], 100, trainer)
     finally:
         trainer.kill()
-        trainer.wait()
+        trainer.communicate()
     (run_dir,) = tmp_path.glob("runs/spec-*")
     wait_for(lambda: mirror_has_ended(run_dir), 100)
     state = MirrorState.read(run_dir)
@@ -513,32 +513,22 @@ def test_the_mirror_needs_no_torch_and_stays_in_its_parents_session() -> None:
     assert process.returncode == -signal.SIGKILL, "a mirror that was told of no run is ended"
 
 
-@pytest.mark.parametrize(
-    ("uri", "environment", "needs"),
-    [
-        ("", "", True),
-        ("", "http://somewhere", False),
-        *(
-            pytest.param(*each, marks=pytest.mark.slow)
-            for each in (("sqlite:///some.db", "http://somewhere", True), ("https://somewhere", "", False))
-        ),
-    ],
-)
-def test_a_mirror_has_imported_what_it_needs_before_training_begins(uri: str, environment: str, needs: bool) -> None:
-    code = (
-        f"import sys; from largebatch.jobs.tracking.mlflow_store import get_ready; get_ready({uri!r}); sys.exit('sqlalchemy.orm' not in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "MLFLOW_TRACKING_URI": environment}, check=False)
-    assert done.returncode == (0 if needs else 1)
+IMPORTED = """
+import os, sys
+from largebatch.jobs.tracking.mlflow_store import get_ready
+for uri, environment in {cases!r}:
+    os.environ["MLFLOW_TRACKING_URI"] = environment
+    get_ready(uri)
+    print("sqlalchemy.orm" in sys.modules)
+"""
 
 
-def test_a_mirror_is_told_of_any_folder(store: str, tmp_path: Path, client: Any) -> None:
-    run_dir = tmp_path / 'two\nlines and "words"'
-    unmirrored(document(store), run_dir)
-    with MirrorProcess(build_spec(document(store))) as mirror:
-        mirror.follow(run_dir, lambda text: None)
-        assert mirror.finish()
-    assert_holds_the_journal(client, run_dir)
+@pytest.mark.parametrize("uri", ["", pytest.param("sqlite:///some.db", marks=pytest.mark.slow)])
+def test_a_mirror_has_imported_what_it_needs_before_training_begins(uri: str) -> None:
+    """For a server, which one process is told of first, less than for a store in a file."""
+    cases = [("", "http://somewhere"), ("https://somewhere", ""), (uri, "http://somewhere" if uri else "")]
+    done = subprocess.run([sys.executable, "-c", IMPORTED.format(cases=cases)], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="only root may take a process out of Linux's idle priority")

@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from command_line import largebatch
 from matplotlib.image import imread
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 from restated_surfaces import RESTATED
 
 from largebatch.jobs.errors import InputError, SpecError
@@ -110,15 +110,29 @@ def test_in_a_browser(browser: Browser, folder: Path, scheme: Literal["light", "
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto((folder / "landscape.html").as_uri())
+    page.wait_for_function("document.querySelectorAll('.panel .main-svg').length >= 8")
+    columns = page.evaluate("new Set([...panels.children].map(panel => panel.getBoundingClientRect().x)).size")
+    assert columns == (2 if width == 1300 else 1)
+    if scheme == "light":
+        walk_through(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
+    text, paper = page.evaluate("[getComputedStyle(document.querySelector('.gtitle')).fill, getComputedStyle(document.body).backgroundColor]")
+    brightness = [sum(int(part) for part in re.findall(r"\d+", colour)[:3]) for colour in (text, paper)]
+    assert (brightness[0] > brightness[1]) == (scheme == "dark"), "the figures follow the page's colours"
+    assert Axe().run(page).response["violations"] == []
+    assert complaints == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [], "the page asks nobody"
+    context.close()
+
+
+def walk_through(page: Page) -> None:
+    """Step by step, one surface and the next, all sides and one, by hand and played."""
 
     def ball(number: int) -> list[float]:
         """Where the ball of a panel is."""
         found: list[float] = page.evaluate("n => { const ball = panels.children[n].data.at(-1); return [ball.x[0], ball.y[0]]; }", number)
         return found
 
-    page.wait_for_function("document.querySelectorAll('.panel .main-svg').length >= 8")
-    columns = page.evaluate("new Set([...panels.children].map(panel => panel.getBoundingClientRect().x)).size")
-    assert columns == (2 if width == 1300 else 1)
     saddle = scene("saddle-1d")
     for step in (0, 7, STEPS):
         page.locator("#step").fill(str(step))
@@ -136,14 +150,6 @@ def test_in_a_browser(browser: Browser, folder: Path, scheme: Literal["light", "
     page.locator("#play").click()
     page.wait_for_function(f"document.querySelector('#at').value === '{STEPS} of {STEPS}'")
     assert page.inner_text("#play") == "Play"
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "wider than the screen"
-    text, paper = page.evaluate("[getComputedStyle(document.querySelector('.gtitle')).fill, getComputedStyle(document.body).backgroundColor]")
-    brightness = [sum(int(part) for part in re.findall(r"\d+", colour)[:3]) for colour in (text, paper)]
-    assert (brightness[0] > brightness[1]) == (scheme == "dark"), "the figures follow the page's colours"
-    assert Axe().run(page).response["violations"] == []
-    assert complaints == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [], "the page asks nobody"
-    context.close()
 
 
 def test_numbers(tmp_path: Path) -> None:

@@ -89,9 +89,9 @@ def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "
     context.close()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
+@pytest.mark.parametrize(("scheme", "width"), [pytest.param("light", 1300, marks=pytest.mark.slow), ("dark", 400)])
 def test_one_figure_alone_in_a_browser(browser: Browser, tmp_path: Path, scheme: Literal["light", "dark"], width: int) -> None:
-    """What `compare --figure` writes: in the page's colours, and whole on a phone."""
+    """What `compare --figure` writes: in the page's colours, and whole on a phone. The report above is seen in the light in ordinary runs."""
     write_page(score_curves([made_run(32, seed) for seed in range(9)]), tmp_path / "figure.html")
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()

@@ -80,7 +80,9 @@ def test_a_sweep_from_file_to_answer(run: Sweeps, tmp_path: Path) -> None:
             assert [at.training_seconds for at in row.evaluations] == pytest.approx([at.training_seconds for at in other.evaluations], abs=0.002)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on(head: Head, run: Sweeps, tmp_path: Path) -> None:
+    """The ordinary test is of one on this machine, in test_sweep_here.py: both read the same ledger and the same run folders."""
     several_seconds = {"stop.epochs": 60, "checkpoint.every_steps": 20, "evaluation.every_epochs": 2}
     parts: dict[str, Any] = {"set": several_seconds, "each": {"batch.global_batch_size": [64, 256]}, "repeats": 0}
     with under_way(tmp_path, head, "summary.json", 2, **parts) as sweep:

@@ -3,19 +3,39 @@
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from command_line import said
+from small_runs import starts, wait_for
 from small_sweeps import Sweeps, folder_of, sweep_file, under_way
 
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.run_folders import ended_runs
 from largebatch.tuning.sweep.ledger import Ledger, begin_sweep
 from largebatch.tuning.sweep.space import base_spec, read_sweep
+from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcesses
+
+ONE_AT_A_TIME = {"max_concurrent": 1}
+"""In one warm process, for each takes seconds to import what trains."""
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmProcesses]:
+    with WarmProcesses() as processes:
+        processes.provide(1)
+        processes.get_ready(60.0)
+        yield processes
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sweeps:
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, warm: WarmProcesses) -> Sweeps:
+    """The command with a process that has imported what trains: those that `under_way` starts begin processes of their own."""
+    monkeypatch.setattr("largebatch.tuning.sweep.trials.choose.WarmProcesses", lambda: nullcontext(warm))
     return Sweeps(tmp_path, capsys)
 
 
@@ -28,6 +48,7 @@ def test_a_sweep_of_a_regression_takes_the_lowest_error_for_the_best(run: Sweeps
         set={"stop.epochs": 8, "stop.target": error, "stop.at_target": True, "evaluation.every_epochs": 1},
         each={"batch.global_batch_size": [16, 64]},
         search={"method": "grid", "space": {"learning_rate.base": [0.0001, 0.02]}},
+        resources=ONE_AT_A_TIME,
     )
     answer = json.loads(out)
     assert [row["global_batch_size"] for row in answer["batches"]] == [16, 64]
@@ -48,13 +69,13 @@ def test_a_sweep_says_when_it_began_and_what_it_is_called(tmp_path: Path) -> Non
 
 
 def test_every_run_diverging_is_a_result(run: Sweeps) -> None:
-    out, _ = run(search={"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, repeats=3)
+    out, _ = run(search={"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, repeats=3, resources=ONE_AT_A_TIME)
     assert "6 of 6 runs diverged" in out
     assert "No batch size reached the target" in out
 
 
 def test_asking_to_stop_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
-    parts: dict[str, Any] = {"set": {"stop.epochs": 400, "stop.target_accuracy": 0.9999}, "repeats": 0}
+    parts: dict[str, Any] = {"set": {"stop.epochs": 400, "stop.target_accuracy": 0.9999}, "repeats": 0, "resources": ONE_AT_A_TIME}
     with under_way(tmp_path, None, "records.jsonl", **parts) as sweep:
         sweep.send_signal(signal.SIGINT)
         _, errors = sweep.communicate(timeout=90)
@@ -63,17 +84,45 @@ def test_asking_to_stop_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:
     assert folder_of(tmp_path / "runs").is_dir()
 
 
+def test_a_killed_sweep_leaves_no_process_and_goes_on(run: Sweeps, tmp_path: Path) -> None:
+    """Killed in its second run."""
+    parts: dict[str, Any] = {
+        "set": {"stop.epochs": 40, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1},
+        "each": {"batch.global_batch_size": [256]},
+        "search": {"method": "grid", "space": {"learning_rate.base": [0.1, 0.2]}},
+        "repeats": 0,
+        "resources": ONE_AT_A_TIME,
+    }
+    with under_way(tmp_path, None, "checkpoints/step-*.pt", **parts) as sweep:
+        folder = folder_of(tmp_path / "runs")
+        wait_for(lambda: any(folder.glob("0001-*/checkpoints/step-*.pt")), 60, sweep)
+        started = psutil.Process(sweep.pid).children(recursive=True)
+        assert len(started) >= 2, "a warm process, and the child that trains"
+        sweep.kill()
+    _, alive = psutil.wait_procs(started, 60)
+    assert alive == []
+    (before,) = folder.glob("*/summary.json")
+    when = before.stat().st_mtime_ns
+    run("--resume", folder)
+    ledger = Ledger(folder)
+    assert [trial.number for trial in ledger.trials] == [0, 1]
+    assert all(ledger.is_over(trial) for trial in ledger.trials)
+    assert before.stat().st_mtime_ns == when, "a finished run is kept"
+    assert all(result.summary.epochs == 40 for result in collect(ended_runs(folder)))
+    assert [record.step > 0 for record in starts(folder / ledger.trials[1].run_id)] == [False, True], "from its checkpoint"
+
+
 def test_a_sweep_ends_with_its_seconds_and_says_so(run: Sweeps, tmp_path: Path) -> None:
     """Its group's repeats wait for runs that were cut short; nothing may wait with them."""
     parts: dict[str, Any] = {
         "set": {"stop.epochs": 4000, "stop.target_accuracy": 0.9999},
         "each": {"batch.global_batch_size": [128]},
         "search": {"method": "grid", "space": {"learning_rate.base": [1e30, 0.1, 0.2]}},
-        "budget": {"seconds": 14.0},
-        "resources": {"max_concurrent": 1},
+        "budget": {"seconds": 4.0},
+        "resources": ONE_AT_A_TIME,
     }
     out, err = run(**parts)
-    assert "The budget of 14 s is spent; 1 runs ended." in err
+    assert "The budget of 4 s is spent; 1 runs ended." in err
     assert "No batch size reached the target" in out
     folder = folder_of(tmp_path / "runs")
     assert (folder / "report" / "report.html").is_file()

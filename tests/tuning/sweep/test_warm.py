@@ -1,9 +1,9 @@
-"""Warm processes: each run is as in a process of its own, whatever the one before it did; and none outlives its sweep."""
+"""Warm processes: each run is as in a process of its own, whatever the one before it did.
+
+That none outlives its sweep is in test_sweep_here.py.
+"""
 
 import contextlib
-import os
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +12,9 @@ import psutil
 import pytest
 import torch
 from made_runs import BASE
-from small_runs import wait_for
 
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary, StartRecord
@@ -156,30 +154,3 @@ def test_a_process_that_cannot_begin_is_told_of(monkeypatch: pytest.MonkeyPatch)
     with WarmProcesses() as processes:
         processes.provide(1)
         assert heard(processes) == News(None, Lost())
-
-
-SWEEPS_PROCESS = """
-import sys
-from pathlib import Path
-from test_warm import LONG, free, options
-from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcesses
-processes = WarmProcesses()
-process = free(processes)
-processes.begin(process, LONG, options(Path(sys.argv[1])), "long")
-while news := processes.wait(60.0):
-    print(process.popen.pid, flush=True)
-    processes.go_on(process, ends_early=False)
-"""
-
-
-def test_nothing_is_left_of_a_sweep_that_was_killed(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
-    with subprocess.Popen([sys.executable, "-c", SWEEPS_PROCESS, tmp_path], stdout=subprocess.PIPE, text=True, env=environment) as sweep:
-        assert sweep.stdout is not None
-        warm = psutil.Process(int(sweep.stdout.readline()))
-        both = [warm, *warm.children()]
-        assert len(both) == 2
-        wait_for(lambda: bool(list_checkpoints(tmp_path / "long" / "checkpoints")), PATIENCE_S, sweep)
-        sweep.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(both, PATIENCE_S)
-    assert alive == []

@@ -1,10 +1,7 @@
 """SOAP and Shampoo follow the papers' equations, restated in NumPy, and become optimizers of torch's where their factors say so."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forked
 from numpy.typing import NDArray
 from small_runs import document, prepared, synthetic
 from torch import Tensor, nn
@@ -289,9 +287,8 @@ def test_without_the_library_one_sentence_says_how_to_get_it(name: str, tmp_path
     """Beside Python's path lies what is found first, and cannot be imported."""
     (tmp_path / "pytorch_optimizer.py").write_text("raise ImportError('not here')\n")
     (tmp_path / "recipe.json").write_text(json.dumps(document(optimizer={"name": name})))
-    command = [sys.executable, "-m", "largebatch.service.cli.main", "train", "recipe.json", "--dry-run"]
-    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    said = " ".join((done.stdout + done.stderr).split())
+    done = Forked("-m", "largebatch", "train", "recipe.json", "--dry-run", folder=tmp_path, PYTHONPATH=str(tmp_path))
+    said = " ".join(" ".join(done.communicate(timeout=60)).split())
+    assert done.returncode == 2, said
     assert f"optimizer.name: {name} comes with the library pytorch_optimizer, which is not installed. pip install 'largebatch[optimizers]'" in said
     assert list(tmp_path.glob("runs/*")) == [], "nothing is written"

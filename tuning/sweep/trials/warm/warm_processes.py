@@ -136,6 +136,8 @@ class WarmProcesses:
         self._free.append(process)
 
     def _end(self, process: WarmProcess) -> None:
+        if process in self._starting:
+            process.popen.kill()  # it holds nothing yet, and would read the end of its leash only when it has imported everything
         self._all.discard(process)
         self._starting.discard(process)
         if process in self._free:

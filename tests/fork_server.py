@@ -1,0 +1,83 @@
+"""What `forked.py` starts once: it has imported what commands import, and forks a process for each that it is told of.
+
+Nothing here starts a thread: a child has its parent's memory and not its threads.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import resource
+import runpy
+import socket
+import sys
+from typing import Any
+
+IMPORTED = ("jobs.launch.local", "jobs.launch.train", "service.cli.main", "service.cli.commands.train")
+NUM_FILES = 3
+"""Of a command: its standard output and error, and where its number and exit code are told."""
+
+
+def run(command: dict[str, Any]) -> None:
+    """Be the command, in the process that was forked for it: as `python` with these words, in its folder and environment."""
+    os.chdir(command["folder"])
+    os.environ.clear()
+    os.environ.update(command["environment"])
+    if command["file_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_bytes"], resource.RLIM_INFINITY))
+    further = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    sys.path[0:1] = [command["folder"], *further]
+    option, code, *arguments = command["words"]
+    sys.argv = [option, *arguments]
+    if option == "-c":
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+
+
+def fork(command: dict[str, Any], files: list[int]) -> bool:
+    """Fork its process, and one that waits for its end and tells of it. Returns whether this is the command's."""
+    output, error, told = files
+    if os.fork():
+        return False
+    pid = os.fork()
+    if pid:
+        os.close(output)
+        os.close(error)
+        os.write(told, f"{pid}\n".encode())
+        os.write(told, f"{os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}\n".encode())
+        os._exit(0)
+    if command["new_session"]:
+        os.setsid()
+    os.dup2(output, 1)
+    os.dup2(error, 2)
+    for file in files:
+        os.close(file)
+    return True
+
+
+def next_command(connection: socket.socket) -> dict[str, Any] | None:
+    """That of the process which this is from now on; None where nobody will tell of any more."""
+    while True:
+        message, files, _, _ = socket.recv_fds(connection, 2**20, NUM_FILES)
+        if not message:
+            return None
+        command = json.loads(message)
+        if fork(command, files):
+            return command
+        for file in files:
+            os.close(file)
+        with contextlib.suppress(ChildProcessError):  # none is left
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+if __name__ == "__main__":
+    for name in IMPORTED:
+        importlib.import_module(f"largebatch.{name}")
+    gc.freeze()
+    with socket.socket(fileno=int(sys.argv[1])) as asked:
+        found = next_command(asked)
+    if found is not None:
+        run(found)
