@@ -31,9 +31,12 @@ ROWS = {
     "tests/service/backends/test_ray_jobs.py": "shared ray",
     "tests/service/backends/test_service_on_": "shared ray",
     "tests/tuning/sweep/test_sweep.py": "shared ray",
+    "tests/jobs/recorder/test_lightning.py": "trainers",
+    "tests/jobs/recorder/test_transformers.py": "trainers",
+    "tests/test_docs_other_loops.py": "trainers",
 }
 """Tests on Ray stand in two rows, those on the one head that is shared and those with a Ray of their own, so that no more than
-two Rays are up at once. All others of a file stand in one."""
+two Rays are up at once; those of other trainers in one, which imports them once. All others of a file stand in one."""
 ORDER = ("shared ray", "tests/service/", "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "")
 """How rows begin, the longest first, so that nothing is left to wait for at the end; beside a Ray that keeps both cores busy those
 that often wait."""
@@ -107,6 +110,17 @@ def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """A service for all tests of a file, with what the file's OPTIONS say."""
     with serving(tmp_path_factory.mktemp("service"), *getattr(request.module, "OPTIONS", ()), MLFLOW_TRACKING_URI="") as made:
         yield made
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report's pictures hold nothing: to draw them takes most of its time, and tests/tuning/report looks at real ones."""
+
+    def write_blank(chart: Any, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+    monkeypatch.setattr("largebatch.tuning.report.report.write_png", write_blank)
 
 
 SHARED_DATA = ROOT.parent / "shared" / "data"

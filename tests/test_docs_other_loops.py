@@ -2,27 +2,33 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from command_line import largebatch
-from forked import Forked
 
 from largebatch.jobs.run.load import load_run
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' advice
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "other-loops.md").read_text()
 PROGRAMS = {block.split(maxsplit=2)[1]: block for block in re.findall(r"```python\n(# .*?)```", PAGE, flags=re.DOTALL)}
 
 
-def run_program(name: str, folder: Path) -> str:
-    done = Forked("-c", PROGRAMS[name], folder=folder)
-    out, err = done.communicate(timeout=200)
-    assert done.returncode == 0, err
-    return out
+@pytest.fixture
+def run_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """Runs a program in this process, in the test's folder; returns what it prints. To import a trainer's library takes longer than the rest."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str) -> str:
+        exec(compile(PROGRAMS[name], name, "exec"), {"__name__": "shown_program"})
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_six_runs_of_a_plain_loop_are_answered_about(tmp_path: Path) -> None:
-    run_program("plain.py", tmp_path)
+def test_six_runs_of_a_plain_loop_are_answered_about(run_program: Callable[[str], str], tmp_path: Path) -> None:
+    run_program("plain.py")
     answer = json.loads(largebatch("advise", tmp_path / "runs", "--json").stdout)
     assert answer["headline"]["name"] == "accuracy"
     assert answer["target"] == 0.85
@@ -32,9 +38,9 @@ def test_six_runs_of_a_plain_loop_are_answered_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "needs"), [("with_lightning.py", "lightning"), ("with_transformers.py", "accelerate")])
-def test_a_trainers_run_is_recorded(name: str, needs: str, tmp_path: Path) -> None:
+def test_a_trainers_run_is_recorded(name: str, needs: str, run_program: Callable[[str], str], tmp_path: Path) -> None:
     pytest.importorskip(needs, reason=f"{needs} is not installed")
-    assert run_program(name, tmp_path).splitlines()[-1] == "reached"
+    assert run_program(name).splitlines()[-1] == "reached"
     (run_dir,) = (tmp_path / "runs").iterdir()
     run = load_run(run_dir)
     assert run.summary is not None

@@ -14,8 +14,26 @@ from forked import Forked
 from launch_runs import Head
 from small_runs import wait_for
 
+from largebatch.tuning.sweep.ledger import Ledger
+
 BATCHES = [32, 128, 512]
 SHORT = {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1}
+ASHA: dict[str, Any] = {
+    "set": {"stop.epochs": 12, "evaluation.every_epochs": 1, "stop.target_accuracy": 0.999},
+    "each": {"batch.global_batch_size": [64, 256]},
+    "search": {"method": "grid", "space": {"learning_rate.base": [0.2, 1e-5, 1e-6, 1e-7]}},
+    "early_stop": {"method": "asha", "grace": 1.0, "reduction_factor": 2.0},
+    "repeats": 0,
+}
+"""A sweep whose runs at three of four rates hardly learn, and are ended early."""
+
+
+def assert_ended_within_their_group(folder: Path) -> None:
+    ledger = Ledger(folder)
+    pruned = {ledger.trials[number].fields["learning_rate.base"] for number, ending in ledger.endings.items() if ending.how == "pruned"}
+    assert pruned
+    assert 0.2 not in pruned
+    assert {ending.how for ending in ledger.endings.values()} == {"pruned"}
 
 
 def sweep_file(folder: Path, **parts: Any) -> Path:

@@ -2,11 +2,13 @@
 
 import struct
 import urllib.error
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torchvision import datasets
 
 from largebatch.jobs.data.batches import DeviceBatches
 from largebatch.jobs.data.dataset import Dataset
@@ -61,6 +63,19 @@ class TestDigits:
         assert self.DIGITS.std[0] == pytest.approx(scaled.std().item(), abs=5e-5)
 
 
+@pytest.fixture(scope="module")
+def files_once_read() -> dict[str, Any]:
+    return {name: cache(getattr(datasets, name)) for name in ("CIFAR10", "MNIST", "FashionMNIST")}
+
+
+@pytest.fixture
+def files_are_read_once(files_once_read: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10 takes torchvision, with its check sums, a second; nobody changes what was read."""
+    for name, read in files_once_read.items():
+        monkeypatch.setattr(datasets, name, read)
+
+
+@pytest.mark.usefixtures("files_are_read_once")
 class TestRealSets:
     @pytest.mark.parametrize(
         ("name", "num_train", "shape", "per_class"),
@@ -235,6 +250,7 @@ def test_every_name_is_documented() -> None:
     assert all(name in described for name in SOURCES)
 
 
+@pytest.mark.usefixtures("files_are_read_once")
 class TestCaptions:
     """CIFAR-10's images with a caption each."""
 

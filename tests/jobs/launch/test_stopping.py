@@ -17,6 +17,7 @@ import launch_runs as runs
 import psutil
 import pytest
 import slow
+import small_runs
 from launch_runs import Head
 from ray.util.state import list_actors
 from small_runs import ROOT, wait_for
@@ -68,13 +69,18 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
     return Command(process.returncode, json.loads(line), stderr)
 
 
-def stopped_by_ctrl_c(head: Head, tmp_path: Path) -> tuple[Command, Path]:
-    """The command of a slow run on two workers, and the run's folder."""
+def stopped_by_ctrl_c(head: Head, tmp_path: Path, first: Callable[[Path], None] = lambda run_dir: None) -> tuple[Command, Path]:
+    """The command of a slow run on two workers, and the run's folder. Args: first: what is done before, in the middle of the run."""
     recipe, output_dir = tmp_path / "recipe.json", tmp_path / "runs"
     recipe.write_text(json.dumps(runs.slow_document(tmp_path / "acted")))
     places = ["--output-dir", output_dir, "--data-dir", "data", "--device", "cpu"]
     process = largebatch("train", recipe, "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places, "--json")
-    stopped = asked_to_end(process, output_dir, lambda: os.killpg(process.pid, signal.SIGINT))  # a terminal's Ctrl-C reaches the whole group
+
+    def ask() -> None:
+        first(next(output_dir.glob("*/records.jsonl")).parent)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
+
+    stopped = asked_to_end(process, output_dir, ask)
     assert stopped.exit_code == 4, stopped.stderr
     assert "SIGINT: finishing this step and saving." in stopped.stderr
     assert "Traceback" not in stopped.stderr
@@ -85,16 +91,34 @@ def stopped_by_ctrl_c(head: Head, tmp_path: Path) -> tuple[Command, Path]:
     return stopped, run_dir
 
 
-def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(head: Head, tmp_path: Path) -> None:
-    stopped, run_dir = stopped_by_ctrl_c(head, tmp_path)
+def test_a_killed_worker_leaves_the_same_run_and_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(
+    head: Head, undisturbed: Path, tmp_path: Path
+) -> None:
+    """One run for both: what starts on Ray takes far longer than what it does. Both by themselves, and to the run's end, in slow tests."""
+
+    def kill(run_dir: Path) -> None:
+        runs.wait_for(lambda: any('"step":12,' in line for line in (run_dir / "records.jsonl").read_text().splitlines()), 90)
+        runs.kill_a_worker(tmp_path)
+        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 22, 120)
+
+    stopped, run_dir = stopped_by_ctrl_c(head, tmp_path, first=kill)
+    began, after = runs.starts(run_dir)
+    assert (began.world_size, after.world_size) == (2, 2)
+    assert 10 <= after.step < 22, "from a checkpoint"
+    (notice,) = runs.notices(run_dir)
+    assert "its process ended" in notice
+    assert f"from step {after.step}" in notice
+    last = stopped.summary["steps"]
+    assert runs.steps(run_dir) == list(range(1, last + 1)), "no record lost or doubled"
+    assert small_runs.losses(run_dir) == small_runs.losses(undisturbed)[:last]
+    assert runs.same(runs.parameters(undisturbed, 20), runs.parameters(run_dir, 20))
     assert head.address in stopped.resumes_with
-    assert runs.steps(run_dir) == list(range(1, stopped.summary["steps"] + 1))
-    assert list_checkpoints(run_dir / "checkpoints")[0].step == stopped.summary["steps"], "its last step is saved"
+    assert list_checkpoints(run_dir / "checkpoints")[0].step == last, "its last step is saved"
 
 
 @pytest.mark.slow
 def test_after_ctrl_c_the_command_that_was_printed_goes_on_with_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
-    """Ordinary tests: that a checkpoint is gone on with on Ray, by a killed worker in test_workers.py; the printed command's, in tests/faults."""
+    """Ordinary tests: that a run on Ray goes on from a checkpoint, by a killed worker above; that the printed command does, in tests/faults."""
     stopped, run_dir = stopped_by_ctrl_c(head, tmp_path)
     (tmp_path / "acted").touch()
     again = largebatch(*stopped.resumes_with, "--json", "--worker-logs")

@@ -39,7 +39,7 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_one_worker_is_one_process_bit_for_bit(head: Head, one_process: Path, tmp_path: Path) -> None:
-    """Ordinary tests: two workers against one process, below; what a run's folder holds, by `undisturbed`."""
+    """The ordinary test is of two workers, below."""
     watcher = runs.Watcher()
     summary = runs.train(tmp_path, head.address, Workers(1, 1), runs.document(), watcher)
     assert runs.same(runs.parameters(one_process), runs.parameters(tmp_path / "run"))
@@ -82,7 +82,10 @@ def kill_actor(head: Head, kind: str) -> None:
     os.kill(actor.pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_the_same_run(head: Head, undisturbed: Path, tmp_path: Path) -> None:
+    """The ordinary test is in test_stopping.py, of a run that is stopped before its end."""
+
     def kill() -> None:
         runs.kill_a_worker(tmp_path)
         (tmp_path / "acted").touch()

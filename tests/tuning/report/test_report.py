@@ -10,7 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from command_line import largebatch
 from made_runs import TARGET, made_folder, made_run
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
@@ -58,8 +58,8 @@ def test_files(report: Path) -> None:
     assert not re.search(r"<(script|link|img)[^>]*\s(src|href)\s*=\s*[\"']https?:", page)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
-def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "dark"], width: int) -> None:
+@pytest.mark.parametrize(("scheme", "width"), [("light", 400), ("dark", 1300)])
+def test_in_a_browser_and_printed(browser: Browser, report: Path, tmp_path: Path, scheme: Literal["light", "dark"], width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
     complaints: list[str] = []
@@ -86,6 +86,8 @@ def test_in_a_browser(browser: Browser, report: Path, scheme: Literal["light", "
     assert Axe().run(page).response["violations"] == []
     assert complaints == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == [], "a report asks nobody"
+    if scheme == "dark":
+        assert_fit_for_paper(page, tmp_path)
     context.close()
 
 
@@ -111,12 +113,8 @@ def test_what_stands_between_backticks_is_code_on_pages() -> None:
     assert coded("one ` alone") == "one ` alone"
 
 
-def test_on_paper(browser: Browser, report: Path, tmp_path: Path) -> None:
-    """Light, whatever the screen; figures as wide as the page, and no button."""
-    context = browser.new_context(color_scheme="dark")
-    page = context.new_page()
-    page.goto(report.as_uri())
-    page.wait_for_function("document.querySelectorAll('.figure .main-svg').length >= 20")
+def assert_fit_for_paper(page: Page, folder: Path) -> None:
+    """Printed from a dark screen: light, figures as wide as the page, and no button; and afterwards as before."""
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     paper, width = page.evaluate(
@@ -128,9 +126,8 @@ def test_on_paper(browser: Browser, report: Path, tmp_path: Path) -> None:
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     assert brightness(page.evaluate("getComputedStyle(document.body).backgroundColor")) < 300
-    page.pdf(path=tmp_path / "report.pdf", format="A4")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
-    context.close()
+    page.pdf(path=folder / "report.pdf", format="A4")
+    assert (folder / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
 def brightness(colour: str) -> int:
@@ -138,12 +135,14 @@ def brightness(colour: str) -> int:
     return sum(int(part) for part in re.findall(r"\d+", colour)[:3])
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_nothing_reached_still_gives_a_report(tmp_path: Path) -> None:
     found = find([made_run(b, reaches=False) for b in BATCHES])
     assert write_report(tmp_path / "out", found).is_file()
     assert {chart.name for chart in charts_of(found, Extras())} == {"score-frontier", "score-of-batch", "score-curves"}
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_figure_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> None:
     unmeasured = [point.model_copy(update={"seconds_per_step": math.nan}) for point in PROFILE.points]
     page = write_report(tmp_path, find([made_run(b) for b in BATCHES]), Extras(PROFILE.model_copy(update={"points": unmeasured})))
@@ -153,6 +152,7 @@ def test_a_figure_that_cannot_be_made_is_left_out_and_named(tmp_path: Path) -> N
     assert "Left out: the figure of the profile. ValueError" in page.read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_commands_read_folders(tmp_path: Path) -> None:
     for batch in (32, 128, 512):
         for seed in range(2):
@@ -190,6 +190,7 @@ def test_a_folder_without_runs(tmp_path: Path) -> None:
         largebatch("advise", tmp_path / "nowhere")
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_half_finished_folder_gives_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
     runs = [made_folder(tmp_path / "runs", batch) for batch in (32, 128, 512)]
     output = tmp_path / "report"

@@ -76,6 +76,7 @@ def test_what_was_planted_is_answered(store: str, mapping: Path) -> None:
     assert "settings" not in words, "they differ in nothing that counts"
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_they_are_compared_and_reported(store: str, mapping: Path, tmp_path: Path) -> None:
     mapping.rename("mlflow-nets.yaml")  # where it is looked for
     out = ask(store, "compare", "mlflow:nets", "--figure", tmp_path / "figure.html")

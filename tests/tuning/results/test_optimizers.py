@@ -196,6 +196,7 @@ def test_many_runs_are_one_line_for_each_batch_and_optimizer() -> None:
     assert [series.name for series in curves.series] == [f"{name}, batch {batch}, 4 runs" for name in ("lamb", "sgd") for batch in (32, 512)]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_report_names_an_own_optimizer_by_its_entry_point(tmp_path: Path) -> None:
     runs = [run("sgd", batch) for batch in BATCHES] + [run(OWN, batch, 0, 1.2) for batch in BATCHES]
     findings = find(runs, TARGET)

@@ -61,6 +61,7 @@ def test_a_setting_that_differs_is_named_and_makes_another_configuration(runs: P
     assert "settings.augmentation (flip, not set)" in largebatch("advise", runs).stdout
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_report_is_made_of_them(runs: Path, tmp_path: Path) -> None:
     largebatch("report", runs, "--output", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file()

@@ -55,6 +55,7 @@ def build(num_classes):
 
 
 @pytest.mark.parametrize("name", ["transformer", pytest.param("convolutions", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What stands in the way: folders where files should be, and a model that has no second derivative until it is mended."""
     (tmp_path / "stranger.py").write_text(STRANGER.replace("{layers}", MODELS[name]))

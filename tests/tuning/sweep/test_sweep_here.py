@@ -12,7 +12,7 @@ import psutil
 import pytest
 from command_line import said
 from small_runs import starts, wait_for
-from small_sweeps import Sweeps, folder_of, sweep_file, under_way
+from small_sweeps import ASHA, Sweeps, assert_ended_within_their_group, folder_of, sweep_file, under_way
 
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs
@@ -33,7 +33,7 @@ def warm() -> Iterator[WarmProcesses]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, warm: WarmProcesses) -> Sweeps:
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, warm: WarmProcesses, blank_pictures: None) -> Sweeps:
     """The command with a process that has imported what trains: those that `under_way` starts begin processes of their own."""
     monkeypatch.setattr("largebatch.tuning.sweep.trials.choose.WarmProcesses", lambda: nullcontext(warm))
     return Sweeps(tmp_path, capsys)
@@ -72,6 +72,11 @@ def test_every_run_diverging_is_a_result(run: Sweeps) -> None:
     out, _ = run(search={"method": "grid", "space": {"learning_rate.base": [1e30, 1e33]}}, repeats=3, resources=ONE_AT_A_TIME)
     assert "6 of 6 runs diverged" in out
     assert "No batch size reached the target" in out
+
+
+def test_asha_ends_runs_within_their_group_only(run: Sweeps, tmp_path: Path) -> None:
+    run(**ASHA, resources=ONE_AT_A_TIME)
+    assert_ended_within_their_group(folder_of(tmp_path / "runs"))
 
 
 def test_asking_to_stop_leaves_a_sweep_that_goes_on(tmp_path: Path) -> None:

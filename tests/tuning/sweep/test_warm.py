@@ -5,6 +5,7 @@ That none outlives its sweep is in test_sweep_here.py.
 
 import contextlib
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.trials.processes import Lost, News
 from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions, TrialReport
+from largebatch.tuning.sweep.trials.warm.warm_processes import PATIENCE_S as LEASH_S
 from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcess, WarmProcesses
 
 PATIENCE_S = 120
@@ -147,6 +149,21 @@ def test_runs_wait_at_evaluations_and_outlive_the_death_of_a_child(processes: Wa
     assert isinstance(over, TrialReport)
     assert over.is_over
     processes.release(again)
+
+
+def test_a_process_that_still_begins_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that reads no end of its leash: it would be given LEASH_S to end by itself."""
+    endless = tmp_path / "python"
+    endless.write_text("#!/bin/sh\nexec sleep 600\n")
+    endless.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(endless))
+    others = {child.pid for child in psutil.Process().children()}
+    with WarmProcesses() as processes:
+        processes.provide(1)
+        (begun,) = [child for child in psutil.Process().children() if child.pid not in others]
+        ends_s = time.monotonic()
+    assert time.monotonic() - ends_s < LEASH_S
+    assert not begun.is_running()
 
 
 def test_a_process_that_cannot_begin_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
