@@ -113,7 +113,7 @@ EQUAL: dict[str, dict[str, Any]] = {
         stop={"steps": INTO_THE_THIRD_EPOCH},
     ),
     "dropout": document(model={"entry_point": "rank_strangers:dropping"}),
-    "unreached": document(model={"entry_point": "rank_strangers:branching"}),
+    "unreached": document(model={"entry_point": "rank_strangers:branching"}, stop={"steps": INTO_THE_THIRD_EPOCH}),
     # 50 of 240 samples a step: sequences whose tokens count are very different in number, pairs that are all compared, noise of the samples' own.
     "tokens": on_few(
         task={"name": "language-modelling"},

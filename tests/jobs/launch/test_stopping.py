@@ -60,7 +60,7 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
         return any('"step":5,' in journal.read_text() for journal in output_dir.glob("*/records.jsonl"))
 
     try:
-        runs.wait_for(is_training, 90)
+        runs.wait_for(is_training, 180)
         ask()
         output, stderr = process.communicate(timeout=60)
     finally:

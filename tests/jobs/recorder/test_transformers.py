@@ -107,6 +107,6 @@ def test_a_library_that_is_not_installed_is_named_with_how_to_get_it(name: str, 
     for module in {name, *(imported for imported in sys.modules if imported.startswith(f"{name}."))}:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delitem(sys.modules, f"largebatch.{name}", raising=False)
-    monkeypatch.delattr(largebatch, name, raising=False)
+    monkeypatch.delitem(vars(largebatch), name, raising=False)
     with pytest.raises(ImportError, match=rf"^largebatch.{name} needs .*which is not installed: pip install 'largebatch\[{name}\]'$"):
         getattr(largebatch, name)
