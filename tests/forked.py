@@ -5,6 +5,7 @@ tested where that is the point: tests/jobs/test_own_processes.py, tests/end_to_e
 """
 
 import atexit
+import contextlib
 import json
 import os
 import signal
@@ -56,7 +57,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

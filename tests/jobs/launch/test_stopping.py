@@ -63,13 +63,15 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
         runs.wait_for(is_training, 180)
         ask()
         output, stderr = process.communicate(timeout=60)
-    finally:
+    except BaseException:
         process.kill()
+        print(*process.communicate())
+        raise
     (line,) = output.splitlines()
     return Command(process.returncode, json.loads(line), stderr)
 
 
-def stopped_by_ctrl_c(head: Head, tmp_path: Path, first: Callable[[Path], None] = lambda run_dir: None) -> tuple[Command, Path]:
+def stopped_by_ctrl_c(head: Head, tmp_path: Path, first: Callable[[Path, "subprocess.Popen[str]"], None] = lambda *_: None) -> tuple[Command, Path]:
     """The command of a slow run on two workers, and the run's folder. Args: first: what is done before, in the middle of the run."""
     recipe, output_dir = tmp_path / "recipe.json", tmp_path / "runs"
     recipe.write_text(json.dumps(runs.slow_document(tmp_path / "acted")))
@@ -77,7 +79,7 @@ def stopped_by_ctrl_c(head: Head, tmp_path: Path, first: Callable[[Path], None] 
     process = largebatch("train", recipe, "--workers", "2", "--cpus-per-worker", "0.5", "--address", head.address, *places, "--json")
 
     def ask() -> None:
-        first(next(output_dir.glob("*/records.jsonl")).parent)
+        first(next(output_dir.glob("*/records.jsonl")).parent, process)
         os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C reaches the whole group
 
     stopped = asked_to_end(process, output_dir, ask)
@@ -96,10 +98,10 @@ def test_a_killed_worker_leaves_the_same_run_and_ctrl_c_finishes_the_step_saves_
 ) -> None:
     """One run for both: what starts on Ray takes far longer than what it does. Both by themselves, and to the run's end, in slow tests."""
 
-    def kill(run_dir: Path) -> None:
-        runs.wait_for(lambda: any('"step":12,' in line for line in (run_dir / "records.jsonl").read_text().splitlines()), 90)
+    def kill(run_dir: Path, command: "subprocess.Popen[str]") -> None:
+        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 12, 180, command)
         runs.kill_a_worker(tmp_path)
-        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 22, 120)
+        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 22, 180, command)
 
     stopped, run_dir = stopped_by_ctrl_c(head, tmp_path, first=kill)
     began, after = runs.starts(run_dir)

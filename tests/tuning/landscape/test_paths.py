@@ -101,7 +101,7 @@ def test_descent_stops_where_momentum_and_nesterov_leave(name: str) -> None:
     surface = NAMED[name]
     kinds = {place.kind: place for place in reversed(surface.places)}
     stop = kinds.get("local minimum") or kinds["saddle"]
-    plain = roll(surface, PLAIN, 600, SILENT)
+    plain = roll(surface, PLAIN, 1200, SILENT)
     assert math.dist(end(plain), stop.at) < 0.01, "also after many more steps than are shown"
     assert surface.place_near(end(roll(surface, PLAIN, 100, SILENT))) is stop
     for side in (MOMENTUM, NESTEROV):
