@@ -124,7 +124,7 @@ def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost
 
     def carry_on(budget_s: float) -> list[Stage]:
         stages: list[Stage] = []
-        options = StudyOptions(folder, Path("data"), "cpu", budget_s, stages.append, lambda text: None)
+        options = StudyOptions(folder, Path("data"), "cpu", budget_s, stages.append, lambda text: None, profile_share=0.8)
         study(spec, options, lambda folder, sweep, base: 1)
         return stages
 
