@@ -33,7 +33,7 @@ from largebatch.jobs.run.records import EvalRecord, NoticeRecord, StepRecord
 HERE = Path(__file__).parent
 STEPS, INTO_THE_THIRD_EPOCH, LONG, BATCH = 7, 15, 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
-BY_TWO = ("sgd", "batch-norm", "tokens", "pairs", "lion", "muon", "unreached")
+BY_TWO = ("sgd", "batch-norm", "norms-at-average", "tokens", "pairs", "lion", "muon", "unreached")
 """The cases that two ranks train in the ordinary run, for other tests look at them; in `make slow` two train the others as well, which three do."""
 PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
