@@ -22,3 +22,12 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
             cli.main()
     out, err = capsys.readouterr()
     return int(ended.value.code or 0), out, err
+
+
+def not_served(capsys: pytest.CaptureFixture[str], *options: object) -> tuple[int, str]:
+    """The exit code of a `largebatch serve` that does not begin, and what it says."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("log_to_stderr", "open_as_many_files_as_allowed"):  # for processes that are ours alone
+            patch.setattr(f"largebatch.service.api.serve.{name}", lambda *_: None)
+        code, _, err = said(capsys, "serve", *options)
+    return code, err

@@ -1,7 +1,9 @@
 """What several tests need: the smallest real specs, the real data sets where they are, and one real Ray."""
 
+import functools
 import gc
 import os
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from buckets import new_bucket
 from chromium import browser  # noqa: F401, a fixture
 from filelock import FileLock
 from launch_runs import S3_ENVIRONMENT, Head, new_head
-from servers import Service, serving
+from servers import SECRET, Service, serving
 from small_runs import ROOT
 
 # What importing all the tests makes stays: the garbage collector need not walk through it, now or later.
@@ -34,10 +36,14 @@ ROWS = {
     "tests/jobs/recorder/test_lightning.py": "trainers",
     "tests/jobs/recorder/test_transformers.py": "trainers",
     "tests/test_docs_other_loops.py": "trainers",
+    "tests/service/api/test_openapi.py": "guarded service",
+    "tests/service/api/test_own_tokens.py": "guarded service",
+    "tests/service/api/test_security.py": "guarded service",
 }
 """Tests on Ray stand in two rows, those on the one head that is shared and those with a Ray of their own, so that no more than
-two Rays are up at once; those of other trainers in one, which imports them once. All others of a file stand in one."""
-ORDER = ("shared ray", "tests/service/", "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "")
+two Rays are up at once; those of other trainers in one, which imports them once; those on the one service that wants tokens in one. All
+others of a file stand in one."""
+ORDER = ("shared ray", "guarded service", "tests/service/", "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "")
 """How rows begin, the longest first, so that nothing is left to wait for at the end; beside a Ray that keeps both cores busy those
 that often wait."""
 
@@ -81,7 +87,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 SERVERS = ExitStack()
-"""Those of the row `shared ray`."""
+"""Those that a row of several files shares."""
 
 
 @pytest.fixture(scope="session")
@@ -98,10 +104,18 @@ def bucket() -> Iterator[str]:
         yield SERVERS.enter_context(new_bucket())
 
 
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that wants tokens and begins no job."""
+    options = ("--with-tokens", "--max-running-per-owner", "0")
+    with SERVERS:
+        yield SERVERS.enter_context(serving(tmp_path_factory.mktemp("guarded"), *options, RAY_AUTH_TOKEN=SECRET))
+
+
 @pytest.hookimpl(trylast=True)
-def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The servers end with their row: idle, Ray's processes would take a tenth of a core from the tests that follow."""
-    if nextitem is None or row_of(nextitem.nodeid) != "shared ray":
+    if nextitem is None or row_of(nextitem.nodeid) != row_of(item.nodeid):
         SERVERS.close()
 
 
@@ -138,6 +152,14 @@ def image_data_dir() -> Path:
         names = ["MNIST", "FashionMNIST", "cifar-10-batches-py"]
         subprocess.run([sys.executable, str(unpack), str(target), *names], check=True, stdout=subprocess.DEVNULL)
     return target
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """httpx reads the world's for each client and each request without one, 20 ms of a core, and no test shows one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
 
 
 @pytest.fixture(autouse=True)

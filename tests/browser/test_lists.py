@@ -99,7 +99,8 @@ def test_search_sort_and_columns(visit: Visit) -> None:
         page.get_by_role("checkbox", name=name, exact=True).uncheck()
     page.get_by_role("checkbox", name="Steps").check()
     visit.refuse_barriers()
-    page.get_by_role("button", name="Show these").click()
+    with page.expect_navigation():
+        page.get_by_role("button", name="Show these").click()
     visit.go("/runs")
     heads = page.locator("thead th").all_inner_texts()
     assert ("Steps" in heads, "Seed" in heads) == (True, False), "the choice is kept"
@@ -177,8 +178,9 @@ def test_runs_grouped_by_sweep(visit: Visit, many: Service) -> None:
     visit.refuse_barriers()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_a_phone_shows_state_name_and_metric(browser: Browser, many: Service, scheme: str) -> None:
+    """In light colours, slow, the other visits of this file look for barriers too."""
     context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark" if scheme == "dark" else "light")
     visit = Visit(context.new_page(), many.url)
     for path in ("/runs", "/cluster", "/tokens", "/runs/00000003/about"):

@@ -28,6 +28,8 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit, ser
     visit.refuse_barriers()
     page.get_by_text("Start the digits recipe").click()
     page.get_by_label("Epochs", exact=True).fill("200")
+    page.get_by_text("Other fields").click()
+    page.get_by_label("a line").fill("tracking.enabled=false")  # nobody looks at its MLflow, which costs more than all its steps
     page.get_by_text("Show the plan").click()
     expect(page.get_by_text("200 steps, 287400 samples, 200 epochs")).to_be_visible()
     expect(page.locator("#planned")).to_be_focused()
@@ -62,10 +64,10 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit, ser
     assert visit.complaints == []
 
 
-def test_another_run_like_it_and_more_epochs(visit: Visit, service: Service) -> None:
+def test_another_run_like_it(visit: Visit, service: Service) -> None:
     """What was changed is kept when the recipe changes, and by Back."""
-    page, run = visit.page, f"/runs/{put_ended(service, 'digits-lamb', **{'stop.epochs': 3})}"
-    visit.go(run)
+    page = visit.page
+    visit.go(f"/runs/{put_ended(service, 'digits-lamb', **{'stop.epochs': 3})}")
     page.get_by_text("Edit and run again").click()
     page.get_by_label("Seed").fill("7")
     page.get_by_label("Recipe", exact=True).select_option("digits-small-batch")
@@ -79,16 +81,6 @@ def test_another_run_like_it_and_more_epochs(visit: Visit, service: Service) -> 
     page.go_back()
     expect(page.get_by_label("Optimizer")).to_have_value("adamw")
     expect(page.get_by_label("Seed")).to_have_value("7")
-    visit.go(run)
-
-    page.get_by_label("Train on to epoch").fill("2")
-    page.get_by_role("button", name="Resume with more epochs").click()
-    expect(page.locator("#epochs-error")).to_contain_text("2 are no more than the 3 that it has done")
-    visit.refuse_barriers()
-    page.get_by_label("Train on to epoch").fill("4")
-    page.get_by_role("button", name="Resume with more epochs").click()
-    expect(page.locator("#progress")).to_have_text("Step 4 of 4")
-    expect(page.get_by_text("Weights, newest (step 4)")).to_be_visible()
     assert [text for text in visit.complaints if "422" not in text] == []
 
 
@@ -104,10 +96,17 @@ def test_the_form_works_without_its_script(visit: Visit) -> None:
     expect(page.locator("#planned")).to_contain_text("90 steps")
 
 
-def test_cancel_and_resume(visit: Visit, service: Service) -> None:
-    page, endless = visit.page, {"stop.epochs": 100_000, "stop.target_accuracy": None, "tracking.enabled": False}
-    visit.go(f"/runs/{httpx.post(f'{service.url}/v1/runs', json={'recipe': 'digits-small-batch', 'set': endless}).json()['id']}")
+def test_more_epochs_cancel_and_resume(visit: Visit, service: Service) -> None:
+    page = visit.page
+    visit.go(f"/runs/{put_ended(service, **{'stop.epochs': 3, 'stop.target_accuracy': None})}")
+    page.get_by_label("Train on to epoch").fill("2")
+    page.get_by_role("button", name="Resume with more epochs").click()
+    expect(page.locator("#epochs-error")).to_contain_text("2 are no more than the 3 that it has done")
+    visit.refuse_barriers()
+    page.get_by_label("Train on to epoch").fill("100000")
+    page.get_by_role("button", name="Resume with more epochs").click()
     expect(page.locator("#job .state").first).to_have_text("running")
+    expect(page.locator("#progress")).to_contain_text("of 4,500,000")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#pressed")).to_contain_text("finishes its step")
     expect(page.locator("#job .state").first).to_have_text("cancelled")
@@ -120,7 +119,7 @@ def test_cancel_and_resume(visit: Visit, service: Service) -> None:
     page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     page.wait_for_url(re.compile("/runs$"))
-    assert visit.complaints == []
+    assert [text for text in visit.complaints if "422" not in text] == []
 
 
 def test_a_mistake_is_told_beside_its_field_and_keeps_the_rest(visit: Visit) -> None:
@@ -163,6 +162,7 @@ def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
     for job_id in ids:
         expect(page.locator(f'tr[data-id="{job_id}"] .state')).to_have_text("succeeded")
         page.get_by_label(f"Choose {job_id}").check()
+    page.route("**/series", lambda route: route.abort(), times=1)  # what is not answered is asked for again
     page.get_by_role("button", name="Compare the chosen").click()
     expect(page.locator("#c-curves .trace")).to_have_count(2)
     for axis in ("samples_seen", "step", "cost", "training_seconds"):
@@ -173,7 +173,7 @@ def test_comparing_runs_on_every_axis(visit: Visit, service: Service) -> None:
     expect(page.locator("#fields-title")).to_have_text("training_seconds against batch.global_batch_size")
     visit.refuse_barriers()
     visit.keep("compare")
-    assert visit.complaints == []
+    assert [text for text in visit.complaints if "Failed to load resource" not in text] == []
 
 
 def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Service) -> None:
@@ -207,6 +207,7 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     assert (drawn[1][1], drawn[2]) == (drawn[1][0], ["circle", "circle-open"])
     told = f"Not ended, drawn hollow as far as it came: {called}. Without a score: digits-lamb."
     expect(page.locator("#fields-missing")).to_have_text(told)
+    expect(page.locator("#c-curves .trace")).to_have_count(2)
     assert page.evaluate("document.querySelector('#c-curves').layout.xaxis.range[0]") >= 0, "nothing was measured before a run began"
     page.locator("#result").select_option("samples_per_second")
     expect(page.locator("#fields-missing")).to_have_text(f"Without a samples_per_second: {called}, digits-lamb.")
@@ -290,20 +291,20 @@ def test_a_sweep_that_failed_says_why(visit: Visit, service: Service) -> None:
 
 def test_new_runs_appear_in_an_open_list(visit: Visit, service: Service) -> None:
     page = visit.page
-    visit.go("/runs")
-    page.wait_for_timeout(1500)
+    with page.expect_response(lambda answer: "/v1/events" in answer.url):  # it listens
+        visit.go("/runs")
     job_id = httpx.post(f"{service.url}/v1/runs", json={"recipe": "digits-lamb", "deadline_s": 0.001}).json()["id"]
     expect(page.locator(f'tr[data-id="{job_id}"] .state')).to_have_text("failed")
     assert visit.complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
 def test_every_page_is_readable_on_a_phone(browser: Browser, service: Service, scheme: str) -> None:
+    """In light colours, slow, the other visits of this file look for barriers too."""
     context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark" if scheme == "dark" else "light")
     visit = Visit(context.new_page(), service.url)
     for path in ("/runs", "/runs/new", "/sweeps", "/sweeps/new", "/studies", "/studies/new", "/compare", "/login"):
         visit.go(path)
-        visit.page.wait_for_timeout(200)
         visit.refuse_barriers()
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
         visit.keep(f"phone-{scheme}{path.replace('/', '-')}")

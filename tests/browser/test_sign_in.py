@@ -1,4 +1,4 @@
-"""Signing in and out where tokens are on, by a person's own browser: Chromium and Firefox."""
+"""Signing in and out where tokens are on, by a person's own browser: Chromium, and as a slow test Firefox, which walks the same way."""
 
 import threading
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def foreign(service: Service) -> Iterator[int]:
         server.shutdown()
 
 
-@pytest.fixture(params=["chromium", "firefox"])
+@pytest.fixture(params=["chromium", pytest.param("firefox", marks=pytest.mark.slow)])
 def tab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Chromium | Firefox]:
     if request.param == "chromium":
         context = request.getfixturevalue("browser").new_context()

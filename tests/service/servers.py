@@ -23,13 +23,16 @@ from launch_runs import descendants, kill
 from ports import free_port
 from small_runs import ROOT
 
-from largebatch.service.db.engine import connect, upgrade
+from largebatch.service.db.engine import connect, upgrade, writing
 from largebatch.service.db.store import Store
+from largebatch.service.db.tables import leases
 from largebatch.service.job import Job, Kind
 
 LARGEBATCH = [sys.executable, "-m", "largebatch"]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without it httpx reads the world's certificates at each request, 20 ms of a core: much for who asks ten times a second."""
+SECRET = "hidden-7"
+"""Of the guarded service's environment; nobody may ever be told."""
 
 
 class Service:
@@ -94,13 +97,25 @@ class Service:
                 if job.get("state") in states:
                     return job
             assert time.monotonic() < ends_at, (job, self.log[-3000:])
-            time.sleep(0.1)
+            time.sleep(0.25)
+
+    @property
+    def database_url(self) -> str:
+        """Where nothing else was said."""
+        return f"sqlite:///{self.runs_dir}/service.sqlite"
 
     def put(self, job: Job) -> None:
         """A job's row, as the service would have written it."""
-        store = Store(connect(f"sqlite:///{self.runs_dir}/service.sqlite"))
+        store = Store(connect(self.database_url))
         store.accept(job, None, "", 10)
         store.engine.dispose()
+
+    def end_leases(self, database_url: str | None = None) -> None:
+        """Leases of a service that was killed run out after 15 seconds, as test_store has it; here at once."""
+        engine = connect(database_url or self.database_url)
+        with writing(engine) as connection:
+            connection.execute(leases.delete())
+        engine.dispose()
 
 
 @contextmanager

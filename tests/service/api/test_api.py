@@ -3,25 +3,27 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import httpx_sse
 import psutil
 import pytest
-from servers import Service, serving
+from carried_out import carry_out
+from servers import Service
 from small_runs import steps, wait_for
 
 from largebatch.service.client import Client, RemoteError
 
 UNTRACKED = {"tracking.enabled": False}
 """For runs whose MLflow nobody looks at: it costs more than all their steps."""
+STEPS = 100
 SHORT = {
     "recipe": "digits-small-batch",
-    "set": {"stop.epochs": None, "stop.steps": 6, "evaluation.every_epochs": 0.05, **UNTRACKED},
+    "set": {"stop.epochs": None, "stop.steps": STEPS, "stop.target_accuracy": None, "evaluation.every_epochs": 0.5, **UNTRACKED},
     "cpus": 1.0,
 }
+NUM_LISTENERS = 8
 ENDLESS = {
     "recipe": "digits-small-batch",
     "set": {"stop.epochs": 1_000_000, "checkpoint.every_seconds": 0.2, "stop.target_accuracy": None, **UNTRACKED},
@@ -35,13 +37,29 @@ def http(service: Service) -> Iterator[httpx.Client]:
         yield client
 
 
+def events(http: httpx.Client, job_id: str, last: str = "") -> list[tuple[str, str, Any]]:
+    """(name, id, data) until the stream ends."""
+    with httpx_sse.connect_sse(http, "GET", f"/v1/runs/{job_id}/events", headers={"Last-Event-ID": last} if last else {}) as source:
+        assert source.response.status_code == 200
+        assert source.response.headers["content-type"].startswith("text/event-stream")
+        return [(event.event, event.id, event.json()) for event in source.iter_sse()]
+
+
 @pytest.fixture(scope="module")
-def ended(service: Service, http: httpx.Client) -> dict[str, Any]:
-    """A run that succeeded."""
+def heard(http: httpx.Client) -> tuple[str, list[list[tuple[str, str, Any]]]]:
+    """A run's id, and what each of several who listened from its submission to its end was told."""
     accepted = http.post("/v1/runs", json=SHORT)
     assert accepted.status_code == 202, accepted.text
-    assert accepted.headers["Location"] == f"/v1/runs/{accepted.json()['id']}"
-    return service.wait(accepted.json()["id"], "succeeded", "failed")
+    job_id = accepted.json()["id"]
+    assert accepted.headers["Location"] == f"/v1/runs/{job_id}"
+    with ThreadPoolExecutor(NUM_LISTENERS) as pool:
+        return job_id, list(pool.map(lambda _: events(http, job_id), range(NUM_LISTENERS)))
+
+
+@pytest.fixture(scope="module")
+def ended(service: Service, heard: tuple[str, list[Any]]) -> dict[str, Any]:
+    """That run: it succeeded."""
+    return service.wait(heard[0], "succeeded", "failed")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +79,7 @@ def test_a_body_holds_every_key_once(http: httpx.Client, body: bytes, problem: s
 
 def test_a_run_succeeds_and_tells_everything(ended: dict[str, Any], service: Service) -> None:
     assert ended["state"] == "succeeded", ended
-    assert (ended["summary"]["steps"], ended["spec"]["stop"]["steps"], ended["progress"]["step"]) == (6, 6, 6)
+    assert (ended["summary"]["steps"], ended["spec"]["stop"]["steps"], ended["progress"]["step"]) == (STEPS, STEPS, STEPS)
     assert ended["outcome"] == ended["summary"]["outcome"]
     assert "run_dir" not in ended["summary"], "where folders lie on the server is nobody's business"
     assert str(service.folder) not in json.dumps(ended)
@@ -71,50 +89,46 @@ def test_a_run_succeeds_and_tells_everything(ended: dict[str, Any], service: Ser
 def test_records_page_by_page(ended: dict[str, Any], http: httpx.Client) -> None:
     whole = http.get(f"/v1/runs/{ended['id']}/records").json()
     assert whole["is_complete"]
-    assert [record["step"] for record in whole["items"] if record["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in whole["items"] if record["kind"] == "step"] == list(range(1, STEPS + 1))
     after, items = 0, []
     while True:
-        page = http.get(f"/v1/runs/{ended['id']}/records", params={"after": after, "limit": 2, "kind": "step"}).json()
+        page = http.get(f"/v1/runs/{ended['id']}/records", params={"after": after, "limit": 30, "kind": "step"}).json()
         items += page["items"]
         after = page["next_after"]
         if page["is_complete"]:
             break
     assert items == [record for record in whole["items"] if record["kind"] == "step"]
     series = http.get(f"/v1/runs/{ended['id']}/series", params={"points": 3}).json()
-    assert [record["step"] for record in series["steps"]] == [1, 5, 6], "by fours, and the last"
-    assert series["evaluations"][-1]["step"] == 6
-
-
-def events(http: httpx.Client, job_id: str, last: str = "") -> list[tuple[str, str, Any]]:
-    """(name, id, data) until the stream ends."""
-    with httpx_sse.connect_sse(http, "GET", f"/v1/runs/{job_id}/events", headers={"Last-Event-ID": last} if last else {}) as source:
-        assert source.response.status_code == 200
-        assert source.response.headers["content-type"].startswith("text/event-stream")
-        return [(event.event, event.id, event.json()) for event in source.iter_sse()]
+    assert [record["step"] for record in series["steps"]] == [1, 65, STEPS], "each 64th, and the last"
+    assert series["evaluations"][-1]["step"] == STEPS
 
 
 def test_events_of_a_run_that_is_over(ended: dict[str, Any], http: httpx.Client) -> None:
     told = events(http, ended["id"])
     assert told[-1][0] == "over"
-    assert [data["step"] for name, _, data in told if name == "step"] == [1, 2, 3, 4, 5, 6]
-    middle = next(event_id for name, event_id, data in told if name == "step" and data["step"] == 3)
-    assert [data["step"] for name, _, data in events(http, ended["id"], middle) if name == "step"] == [4, 5, 6]
+    assert [data["step"] for name, _, data in told if name == "step"] == list(range(1, STEPS + 1))
+    middle = next(event_id for name, event_id, data in told if name == "step" and data["step"] == STEPS - 3)
+    assert [data["step"] for name, _, data in events(http, ended["id"], middle) if name == "step"] == [STEPS - 2, STEPS - 1, STEPS]
     assert http.get(f"/v1/runs/{ended['id']}/events", headers={"Last-Event-ID": "x"}).status_code == 422
 
 
-def test_live_events_reach_every_listener_once_and_in_order(service: Service, http: httpx.Client) -> None:
-    num_steps = 400
-    asked = {**SHORT, "set": {**SHORT["set"], "stop.steps": num_steps, "evaluation.every_epochs": 10.0}}  # type: ignore[dict-item]
-    job_id = http.post("/v1/runs", json=asked).json()["id"]
-    with ThreadPoolExecutor(8) as pool:
-        heard = list(pool.map(lambda _: events(http, job_id), range(8)))
-    for told in heard:
-        assert [data["step"] for name, _, data in told if name == "step"] == list(range(1, num_steps + 1))
+def test_live_events_reach_every_listener_once_and_in_order(heard: tuple[str, list[Any]]) -> None:
+    for told in heard[1]:
+        assert [data["step"] for name, _, data in told if name == "step"] == list(range(1, STEPS + 1))
         states = [data["state"] for name, _, data in told if name == "job"]
-        assert states[-1] == "succeeded"
+        assert (states[0] in {"queued", "starting", "running"}, states[-1]) == (True, "succeeded"), "they listened before it began"
 
 
-def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) -> None:
+def trainer(job_id: str) -> psutil.Process:
+    """The process that trains a run."""
+    (found,) = [process for process in psutil.process_iter(["cmdline"]) if {"largebatch.jobs", job_id} <= set(process.info["cmdline"] or ())]
+    return found
+
+
+def test_progress_reaches_the_list_soon_and_a_run_goes_on_where_it_was_cancelled_or_killed(service: Service, http: httpx.Client) -> None:
+    def step() -> int:
+        return int(http.get(f"/v1/runs/{job_id}").json()["progress"].get("step", 0))
+
     job_id = http.post("/v1/runs", json=ENDLESS).json()["id"]
     service.wait(job_id, "running")
     journal = service.runs_dir / job_id / "records.jsonl"
@@ -127,8 +141,13 @@ def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) ->
 
     assert http.post(f"/v1/runs/{job_id}/resume").json()["state"] == "queued"
     service.wait(job_id, "running")
-    wait_for(lambda: http.get(f"/v1/runs/{job_id}").json()["progress"].get("step", 0) > done, 60)
+    wait_for(lambda: step() > done, 60)
     assert http.delete(f"/v1/runs/{job_id}").status_code == 409, "a running job is cancelled first"
+
+    trainer(job_id).kill()
+    wait_for(lambda: http.get(f"/v1/runs/{job_id}").json()["attempt"] == 3, 60)
+    recovered = service.wait(job_id, "running", seconds=60)
+    assert (recovered["failures"], "signal 9" in recovered["reason"]) == (1, True)
     http.post(f"/v1/runs/{job_id}/cancel")
     service.wait(job_id, "cancelled")
     done_steps = steps(service.runs_dir / job_id)
@@ -136,20 +155,6 @@ def test_progress_reaches_the_list_soon(service: Service, http: httpx.Client) ->
     assert http.delete(f"/v1/runs/{job_id}").status_code == 204
     assert http.get(f"/v1/runs/{job_id}").status_code == 404
     assert not (service.runs_dir / job_id).exists()
-
-
-def test_a_killed_run_recovers(service: Service, http: httpx.Client) -> None:
-    job_id = http.post("/v1/runs", json=ENDLESS).json()["id"]
-    checkpoints = service.runs_dir / job_id / "checkpoints"
-    wait_for(lambda: checkpoints.exists() and bool(list(checkpoints.iterdir())), 60)
-    (trainer,) = [process for process in psutil.process_iter(["cmdline"]) if {"largebatch.jobs", job_id} <= set(process.info["cmdline"] or ())]
-    trainer.kill()
-    wait_for(lambda: http.get(f"/v1/runs/{job_id}").json()["attempt"] >= 2, 60)
-    job = service.wait(job_id, "running", seconds=60)
-    assert job["failures"] == 1
-    assert "signal 9" in job["reason"]
-    http.post(f"/v1/runs/{job_id}/cancel")
-    service.wait(job_id, "cancelled")
 
 
 def test_a_key_submits_once(http: httpx.Client) -> None:
@@ -224,7 +229,7 @@ def test_logs_and_files(ended: dict[str, Any], http: httpx.Client) -> None:
     files = {file["path"] for file in http.get(f"/v1/runs/{ended['id']}/artifacts").json()}
     assert {"spec.json", "summary.json", "records.jsonl", "plan.json"} <= files
     assert not any("checkpoints" in name or name.startswith(".") for name in files)
-    assert json.loads(http.get(f"/v1/runs/{ended['id']}/artifacts/summary.json").text)["steps"] == 6
+    assert json.loads(http.get(f"/v1/runs/{ended['id']}/artifacts/summary.json").text)["steps"] == STEPS
 
 
 @pytest.mark.parametrize(
@@ -278,7 +283,7 @@ def test_the_client(service: Service, ended: dict[str, Any]) -> None:
         assert client.request("GET", f"/v1/runs/{ended['id']}")["id"] == ended["id"]
         assert any(job["id"] == ended["id"] for job in client.request("GET", "/v1/runs", params={"limit": 200})["items"])
         assert "test accuracy" in client.logs("run", ended["id"])
-        assert [data["step"] for name, data in client.events(ended["id"]) if name == "step"] == [1, 2, 3, 4, 5, 6]
+        assert [data["step"] for name, data in client.events(ended["id"]) if name == "step"] == list(range(1, STEPS + 1))
         assert client.request("POST", "/v1/runs/plan", json={"recipe": "digits-lamb"})["facts"]["num_train_samples"] == 1437
         with pytest.raises(RemoteError, match="Did you mean digits-lamb") as refused:
             client.submit("run", {"recipe": "digits-lam"})
@@ -287,12 +292,29 @@ def test_the_client(service: Service, ended: dict[str, Any]) -> None:
             client.request("GET", "/v1/runs/nothing")
 
 
-def test_jobs_outlive_the_service_and_are_found_again(tmp_path: Path) -> None:
-    with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
-        asked = {**SHORT, "set": {"stop.epochs": 40, "stop.steps": None, "stop.target_accuracy": None, **UNTRACKED}}
-        job_id = httpx.post(f"{service.url}/v1/runs", json=asked).json()["id"]
-        service.wait(job_id, "running")
-        assert service.stop() == 0, "an end in good order"
-        service.start()
-        job = service.wait(job_id, "succeeded", "failed")
-        assert (job["state"], job["attempt"]) == ("succeeded", 1)
+def test_a_sweep(service: Service) -> None:
+    """What it answers is asked in test_studies, of one that was put there."""
+    carry_out(service, [0.2])
+
+
+def test_jobs_outlive_the_service_and_are_found_again(service: Service) -> None:
+    """The last of this file, since it ends the service, in good order and then not."""
+
+    def progress() -> int:
+        return int(httpx.get(f"{service.url}/v1/runs/{job_id}").json()["progress"].get("step", 0))
+
+    job_id = httpx.post(f"{service.url}/v1/runs", json=ENDLESS).json()["id"]
+    service.wait(job_id, "running")
+    assert service.stop() == 0, "an end in good order"
+    service.start()
+    wait_for(progress, 60)
+    service.kill()
+    service.end_leases()
+    service.start()
+    before = progress()
+    wait_for(lambda: progress() > before, 60)
+    httpx.post(f"{service.url}/v1/runs/{job_id}/cancel")
+    job = service.wait(job_id, "cancelled", "failed")
+    assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
+    done = steps(service.runs_dir / job_id)
+    assert done == list(range(1, len(done) + 1))

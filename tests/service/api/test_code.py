@@ -190,17 +190,31 @@ def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield made
 
 
-def test_a_run_trains_own_code_and_goes_on_with_it(working: Service, tmp_path: Path) -> None:
-    mine, mark = tmp_path / "mine", tmp_path / "imported"
-    mine.mkdir()
+def test_a_run_trains_own_code_and_goes_on_with_it_to_a_later_end(working: Service, tmp_path: Path) -> None:
+    mark = tmp_path / "imported"
     with httpx.Client(base_url=working.url) as http:
         code = http.post("/v1/code", content=own_code(mark)).json()["sha256"]
         job_id = http.post("/v1/runs", json={"spec": own_spec(), "code": code, "cpus": 1.0}).json()["id"]
-        ended = working.wait(job_id, "succeeded", "failed")
-        assert (ended["state"], ended["summary"]["steps"]) == ("succeeded", 4), ended
-        assert http.post(f"/v1/runs/{job_id}/resume", json={"set": {"stop.epochs": 2.0}}).status_code == 202
-        ended = working.wait(job_id, "succeeded", "failed")
-        assert (ended["state"], ended["summary"]["steps"], ended["attempt"]) == ("succeeded", 8, 2), ended
+        done = working.wait(job_id, "succeeded", "failed")
+        assert (done["state"], done["summary"]["steps"]) == ("succeeded", 4), done
+        assert (done["progress"]["total_steps"], done["progress"]["training_seconds_left"]) == (4, 0.0)
+
+        def refused(changes: Any) -> str:
+            answer = http.post(f"/v1/runs/{job_id}/resume", json=changes)
+            assert answer.status_code in {409, 422}, answer.text
+            return str(answer.json()["detail"])
+
+        assert "goes on where its end is set later" in refused(None)
+        assert "no more than the 1 that it has done" in refused({"set": {"stop.epochs": 1}})
+        assert "cannot change in a run that goes on" in refused({"set": {"learning_rate.base": 0.1}})
+        assert http.get(f"/v1/runs/{job_id}").json()["summary"] == done["summary"], "what was refused has changed nothing"
+
+        accepted = http.post(f"/v1/runs/{job_id}/resume", json={"set": {"stop.epochs": 2.0}})
+        assert (accepted.status_code, accepted.json()["state"]) == (202, "queued")
+        longer = working.wait(job_id, "succeeded", "failed")
+        assert (longer["state"], longer["summary"]["steps"], longer["attempt"], longer["spec"]["stop"]["epochs"]) == ("succeeded", 8, 2, 2), longer
+        records = http.get(f"/v1/runs/{job_id}/records").json()["items"]
+        assert [record["step"] for record in records if record["kind"] == "start"] == [0, 4], "from where it stood"
         folder = working.runs_dir / ".service" / job_id / "code"
         assert set(mark.read_text().split()) == {str(folder)}, "in the job's own folder, and nowhere else"
         assert http.delete(f"/v1/runs/{job_id}").status_code == 204

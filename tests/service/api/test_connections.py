@@ -37,7 +37,7 @@ class Impatient(BoundedConnection):
 
 
 class ImpatientWithCode(Impatient):
-    upload_s = 1.5
+    upload_s = 2.5
 
 
 @contextmanager
@@ -96,13 +96,13 @@ class TestDeadlines:
             closed_after_s(connection)
             assert 0.5 < time.monotonic() - began < 3
 
-    @pytest.mark.parametrize(("connection_of", "seconds"), [(ImpatientWithCode, 1.5), (Impatient, 0.6)])
-    def test_code_has_more_time_where_it_is_taken(self, connection_of: type[BoundedConnection], seconds: float) -> None:
+    @pytest.mark.parametrize(("connection_of", "least_s", "most_s"), [(ImpatientWithCode, 2.4, 10.0), (Impatient, 0.5, 2.3)])
+    def test_code_has_more_time_where_it_is_taken(self, connection_of: type[BoundedConnection], least_s: float, most_s: float) -> None:
         with answering(connection_of) as port, socket.create_connection(("127.0.0.1", port)) as connection:
             began = time.monotonic()
             connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
-            closed_after_s(connection)
-            assert seconds - 0.1 < time.monotonic() - began < seconds + 0.8
+            closed_after_s(connection, 10.0)
+            assert least_s < time.monotonic() - began < most_s
 
     def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
@@ -171,14 +171,22 @@ def test_an_address_that_cannot_be_listened_on() -> None:
         listen("127.0.0.1", listener.getsockname()[1])
 
 
+OPTIONS = ("--with-tokens", "--allow-code", "--max-running-per-owner", "0")
+
+
 @pytest.fixture(scope="module")
-def short_of_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("files")) as service:
-        psutil.Process(service.pid).rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-        yield service
+def short_of_files(service: Service) -> Service:
+    psutil.Process(service.pid).rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    return service
 
 
-def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service) -> None:
+@pytest.fixture(scope="module")
+def reader(service: Service) -> dict[str, str]:
+    """The header of somebody who may read."""
+    return {"Authorization": f"Bearer {new_token(service.runs_dir, 'eye', '--scope', 'read')}"}
+
+
+def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service, reader: dict[str, str]) -> None:
     """Three times as many as files may be open, and new ones for those that go."""
     service = short_of_files
     held: list[socket.socket] = []
@@ -189,8 +197,8 @@ def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service) -> N
             with contextlib.suppress(OSError):
                 connection.sendall(HALF)
             if len(held) % 50 == 0:
-                assert httpx.get(f"{service.url}/v1/runs", timeout=5, verify=NO_TLS).status_code == 200
-        with httpx.Client(base_url=service.url, timeout=5, verify=NO_TLS) as kept:
+                assert httpx.get(f"{service.url}/v1/runs", timeout=5, headers=reader, verify=NO_TLS).status_code == 200
+        with httpx.Client(base_url=service.url, timeout=5, headers=reader, verify=NO_TLS) as kept:
             assert {kept.get("/v1/runs").status_code for _ in range(20)} == {200}
     finally:
         for connection in held:
@@ -200,7 +208,7 @@ def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service) -> N
     assert len(service.log) < 20_000
 
 
-def test_many_connections_at_one_moment_are_accepted_as_there_is_room(short_of_files: Service) -> None:
+def test_many_connections_at_one_moment_are_accepted_as_there_is_room(short_of_files: Service, reader: dict[str, str]) -> None:
     """They come while the service is stopped, so that its next look finds all of them."""
     service, process = short_of_files, psutil.Process(short_of_files.pid)
     with contextlib.ExitStack() as stack:
@@ -211,28 +219,27 @@ def test_many_connections_at_one_moment_are_accepted_as_there_is_room(short_of_f
             connection.connect_ex(("127.0.0.1", service.port))
         time.sleep(0.5)
         process.resume()
-        assert httpx.get(f"{service.url}/v1/runs", timeout=30, verify=NO_TLS).status_code == 200
+        assert httpx.get(f"{service.url}/v1/runs", timeout=30, headers=reader, verify=NO_TLS).status_code == 200
         assert "out of system resource" not in service.log
 
 
-def test_one_owner_s_event_streams_leave_connections_to_others(tmp_path: Path) -> None:
+def test_one_owner_s_event_streams_leave_connections_to_others(short_of_files: Service) -> None:
     """Of the connections that 300 files allow, a fourth."""
-    with serving(tmp_path, "--with-tokens") as service:
-        psutil.Process(service.pid).rlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-        heavy, other = (f"Authorization: Bearer {new_token(service.runs_dir, owner, '--scope', 'read')}\r\n" for owner in ("heavy", "other"))
-        with contextlib.ExitStack() as stack:
+    service = short_of_files
+    heavy, other = (f"Authorization: Bearer {new_token(service.runs_dir, owner, '--scope', 'read')}\r\n" for owner in ("heavy", "other"))
+    with contextlib.ExitStack() as stack:
 
-            def status(token: str) -> int:
-                connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
-                connection.sendall(f"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}\r\n".encode())
-                return int(connection.recv(15).split()[1])
+        def status(token: str) -> int:
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
+            connection.sendall(f"GET /v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\n{token}\r\n".encode())
+            return int(connection.recv(15).split()[1])
 
-            most = (FILES - OTHER_FILES) // 2 // 4
-            assert [status(heavy) for _ in range(most)] == [200] * most
-            assert status(heavy) == 429
-            assert status(other) == 200
-        with contextlib.ExitStack() as stack:
-            wait_for(lambda: status(heavy) == 200, 30)
+        most = (FILES - OTHER_FILES) // 2 // 4
+        assert [status(heavy) for _ in range(most)] == [200] * most
+        assert status(heavy) == 429
+        assert status(other) == 200
+    with contextlib.ExitStack() as stack:
+        wait_for(lambda: status(heavy) == 200, 30)
 
 
 def test_requests_are_limited_and_whoever_shows_no_valid_token_whatever_is_shown(tmp_path: Path) -> None:
@@ -254,21 +261,21 @@ class TestStrangers:
 
     BODY = b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n%s\r\n"
 
-    def test_their_bodies_are_not_read_beyond_the_first_bytes(self, guarded: Service) -> None:
-        known = f"Authorization: Bearer {new_token(guarded.runs_dir, 'ann', '--scope', 'submit')}\r\n".encode()
-        with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as connection:
+    def test_their_bodies_are_not_read_beyond_the_first_bytes(self, service: Service) -> None:
+        known = f"Authorization: Bearer {new_token(service.runs_dir, 'ann', '--scope', 'submit')}\r\n".encode()
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
             connection.sendall(self.BODY % b"" + b" " * 40_000)
             assert connection.recv(15).split()[1] == b"401"
-        with socket.create_connection(("127.0.0.1", guarded.port), timeout=1.5) as connection:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=1.5) as connection:
             connection.sendall(self.BODY % known + b" " * 40_000)
             with pytest.raises(TimeoutError):  # the rest is waited for
                 connection.recv(15)
 
-    def test_what_they_are_answered_is_logged_once_a_minute(self, guarded: Service) -> None:
+    def test_what_they_are_answered_is_logged_once_a_minute(self, service: Service) -> None:
         for path, code in (("/login", 200), ("/readyz", 200), ("/static/page.css", 200), ("/runs/", 307)):
-            with httpx.Client(base_url=guarded.url, verify=NO_TLS) as client:
+            with httpx.Client(base_url=service.url, verify=NO_TLS) as client:
                 assert {client.get(path).status_code for _ in range(20)} == {code}
-            assert guarded.log.count(f"path={path} ") <= 1
+            assert service.log.count(f"path={path} ") <= 1
 
     def test_what_anybody_may_ask_is_worked_out_once_for_all(self) -> None:
         looks = 0
@@ -286,19 +293,12 @@ class TestStrangers:
         assert (asyncio.run(asked(shared)), looks) == ([200] * 50, 1)
 
 
-@pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens") as made:
-        yield made
-
-
-def test_a_stranger_who_sends_code_is_refused_before_the_body(tmp_path: Path) -> None:
+def test_a_stranger_who_sends_code_is_refused_before_the_body(service: Service) -> None:
     """So that the time which code has is nobody else's."""
-    with serving(tmp_path, "--with-tokens", "--allow-code") as service:
-        for path, kind in (("/v1/code", "application/zip"), ("/runs/new", "multipart/form-data; boundary=a")):
-            with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-                connection.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n12345".encode())
-                assert connection.recv(15).split()[1] in {b"401", b"303"}
+    for path, kind in (("/v1/code", "application/zip"), ("/runs/new", "multipart/form-data; boundary=a")):
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+            connection.sendall(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: 1000\r\n\r\n12345".encode())
+            assert connection.recv(15).split()[1] in {b"401", b"303"}
 
 
 class TestRateLimit:

@@ -1,49 +1,15 @@
-"""What can be done from a run on: go on with a later end, the commands that do the same, and what to change after a failure."""
+"""What can be done from a run on: the commands that do the same, and what to change after a failure; test_code goes on with a later end."""
 
 import shlex
-from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
-from servers import Service
 
 from largebatch.jobs.spec.read import read_spec
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.job import Job, State
 from largebatch.service.present.next_steps import next_steps
 from largebatch.service.settings import Settings
-
-QUICK = {"stop.target_accuracy": None, "tracking.enabled": False, "evaluation.every_epochs": 1.0}
-
-
-@pytest.fixture(scope="module")
-def http(service: Service) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=service.url, timeout=60) as client:
-        yield client
-
-
-def test_a_run_that_succeeded_goes_on_with_a_later_end(http: httpx.Client, service: Service) -> None:
-    asked = {"recipe": "digits-small-batch", "set": {"stop.epochs": 1.0, **QUICK}, "cpus": 1.0}
-    job_id = http.post("/v1/runs", json=asked).json()["id"]
-    done = service.wait(job_id, "succeeded")
-    assert (done["progress"]["total_steps"], done["progress"]["training_seconds_left"]) == (done["summary"]["steps"], 0.0)
-
-    def refused(changes: Any) -> str:
-        answer = http.post(f"/v1/runs/{job_id}/resume", json=changes)
-        assert answer.status_code in {409, 422}, answer.text
-        return str(answer.json()["detail"])
-
-    assert "goes on where its end is set later" in refused(None)
-    assert "no more than the 1 that it has done" in refused({"set": {"stop.epochs": 1}})
-    assert "cannot change in a run that goes on" in refused({"set": {"learning_rate.base": 0.1}})
-    assert http.get(f"/v1/runs/{job_id}").json()["summary"] == done["summary"], "what was refused has changed nothing"
-    assert http.post(f"/v1/runs/{job_id}/resume", json={"set": {"stop.epochs": 2.0}}).json()["state"] == "queued"
-    longer = service.wait(job_id, "succeeded")
-    assert longer["summary"]["steps"] == 2 * done["summary"]["steps"]
-    assert longer["spec"]["stop"]["epochs"] == 2
-    records = http.get(f"/v1/runs/{job_id}/records").json()["items"]
-    assert [record["step"] for record in records if record["kind"] == "start"] == [0, done["summary"]["steps"]], "from where it stood"
 
 
 def run(state: State = State.SUCCEEDED, outcome: str | None = None, reason: str | None = None, **asked: Any) -> Job:

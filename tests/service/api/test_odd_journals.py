@@ -5,9 +5,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from servers import NO_TLS, Service, serving
+from put_jobs import put_ended
+from servers import NO_TLS, Service
 
 from largebatch.jobs.run.json_lines import parse_object
+from largebatch.service.db.engine import open_database
+from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.ledger import LEDGER
 
 ODD = {
@@ -22,18 +25,13 @@ ODD = {
 }
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> object:
-    with serving(tmp_path_factory.mktemp("odd")) as service:
-        yield service
+OPTIONS = ("--max-running-per-owner", "0")
+"""It begins nothing: what is read was put there."""
 
 
 @pytest.fixture(scope="module")
 def job_id(service: Service) -> str:
-    asked = {"recipe": "digits-small-batch", "set": {"stop.epochs": 1.0, "stop.target_accuracy": None, "tracking.enabled": False}}
-    job_id = httpx.post(f"{service.url}/v1/runs", json=asked, verify=NO_TLS).json()["id"]
-    assert service.wait(job_id, "succeeded", "failed")["state"] == "succeeded"
-    return str(job_id)
+    return put_ended(service, **{"stop.epochs": 1.0, "stop.target_accuracy": None})
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -101,8 +99,8 @@ class TestSmall:
         assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == dict.fromkeys((path.name for path in files), "0o600")
 
     def test_a_database_of_before_becomes_its_owners_alone(self, tmp_path: Path) -> None:
-        with serving(tmp_path):
-            pass
-        (file := tmp_path / "runs" / "service.sqlite").chmod(0o644)
-        with serving(tmp_path):
+        for _ in range(2):
+            open_database(Settings(runs_dir=tmp_path)).dispose()
+            file = tmp_path / "service.sqlite"
             assert oct(file.stat().st_mode & 0o777) == "0o600"
+            file.chmod(0o644)

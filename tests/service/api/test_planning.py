@@ -26,7 +26,7 @@ def recipe(name: str, size: int, **parts: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "size", "parts"),
-    [("resnet18", 64, {}), pytest.param("swin_t", 64, {}, marks=pytest.mark.slow),
+    [*(pytest.param(name, 64, {}, marks=pytest.mark.slow) for name in ("resnet18", "swin_t")),
      ("resnet9", 32, {"optimizer": {"name": "muon"}}), ("resnet18", 64, {"ema": {"decay": 0.9}})],
 )  # fmt: skip
 def test_a_plan_without_weights_says_what_one_with_them_says(name: str, size: int, parts: dict[str, Any]) -> None:

@@ -111,6 +111,8 @@ def test_what_the_network_sees_of_a_study(service: Service) -> None:
         records = http.get(f"{path}/records").json()["items"]
         assert [record["state"] for record in records] == ["ended", "ended", "ended", "pruned"]
         assert "3 runs of 2 batch sizes" in " ".join(http.get(f"{path}/findings").json()["words"])
+        assert {one["question"] for one in http.get(f"{path}/advice").json()["advice"]} >= {"soonest", "cheapest"}
+        assert http.get(f"{path}/frontier").json()["cost_frontier"]
         figures = {figure["name"]: figure["figure"] for figure in http.get(f"{path}/figures").json()}
         assert [line["name"] for line in figures["rates"]["data"]] == ["batch 32", "batch 64"]
         assert figures["rates"]["data"][1]["marker"]["symbol"] == ["circle", "circle-open"]

@@ -1,5 +1,6 @@
 """Submitted jobs, against a real head: follow, list, stop, a further attempt, names that are taken."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import typer
 from launch_runs import Head
 from typer.testing import CliRunner, Result
 
+from largebatch.service.backends.ray_jobs import Job
 from largebatch.service.cli.commands.ray_jobs import follow_job
 from largebatch.service.cli.main import app
 from largebatch.service.cli.main import main as command
@@ -36,10 +38,10 @@ def jobs(head: Head, *arguments: str) -> Result:
 
 
 def test_a_job_from_submission_to_deletion(head: Head, tmp_path: Path) -> None:
-    done = submit(head, tmp_path, "first", "--workers", "2", "--cpus-per-worker", "0.5", "--follow", "--env", "COLOUR=blue")
+    done = submit(head, tmp_path, "first", "--workers", "1", "--cpus-per-worker", "0.5", "--follow", "--env", "COLOUR=blue")
     assert done.exit_code == 0, done.output
     summary = json.loads([line for line in done.output.splitlines() if line.startswith("{")][-1])
-    assert (summary["run_id"], summary["world_size"], summary["steps"]) == ("first", 2, runs.STEPS)
+    assert (summary["run_id"], summary["world_size"], summary["steps"]) == ("first", 1, runs.STEPS)
     assert runs.steps(tmp_path / "first") == list(range(1, runs.STEPS + 1))
     assert "SUCCEEDED" in jobs(head, "status", "first").output
     assert '"run_id":"first"' in jobs(head, "logs", "first").output
@@ -90,11 +92,40 @@ def test_a_stopped_job_of_a_persons_own_code_goes_on_under_its_name(head: Head, 
     assert attempts == ["second.2", "second"]
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, tmp_path: Path) -> None:
+    """The next test makes up what Ray says of it."""
     failed = submit(head, tmp_path, "third", "--follow", dataset={"name": "cifar10"})
     assert failed.exit_code == 2
     assert "DataError" in failed.output
     assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "exit_code", "ends_with", "words"),
+    [
+        ("SUCCEEDED", "", 0, 0, ""),
+        ("STOPPED", "", None, 4, "Stopped. Go on with: largebatch submit ... --name third"),
+        ("FAILED", "Logs are at /x.\n  DataError: cifar10 is not there.", 2, 2, "Failed (exit code 2): DataError: cifar10 is not there."),
+        ("FAILED", "", None, 1, "Failed (exit code None): no message"),
+    ],
+)
+def test_following_ends_as_the_job_did(status: str, message: str, exit_code: int | None, ends_with: int, words: str, capsys: Any) -> None:
+    class Cluster:
+        looks = 0
+
+        def follow(self, name: str) -> list[str]:
+            return ["step 1\n", "step 2\n"]
+
+        def find(self, name: str) -> Job:
+            self.looks += 1  # all of its lines are there before Ray says that it is over
+            return Job("third", "third.2", *("RUNNING", "", None) if self.looks == 1 else (status, message, exit_code))
+
+    with pytest.raises(typer.Exit) if ends_with else contextlib.nullcontext() as ended:
+        follow_job(Cluster(), "third.2")  # type: ignore[arg-type]
+    assert (ended.value.exit_code if ended else 0) == ends_with
+    out, err = capsys.readouterr()
+    assert (out, err.strip()) == ("step 1\nstep 2\n", words)
 
 
 @pytest.mark.slow

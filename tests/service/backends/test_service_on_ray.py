@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from carried_out import carry_out
 from launch_runs import Head, new_head
 from ports import free_port
 from ray.util.state import list_placement_groups
@@ -63,44 +64,25 @@ def wait_for_steps(service: Service, job_id: str, more_than: int = 0) -> int:
         time.sleep(0.2)
 
 
-@pytest.mark.slow
-def test_a_run_on_the_cluster(service: Service) -> None:
+@pytest.mark.parametrize("workers", [None, pytest.param("2", marks=pytest.mark.slow)])
+def test_a_run_on_the_cluster(service: Service, workers: str | None) -> None:
+    """With several workers it is slow; what they do is tested in tests/jobs/launch."""
     cluster = httpx.get(f"{service.url}/v1/cluster", timeout=30).json()
     assert (cluster["backend"], cluster["cpus"]) == ("ray", 4.0)
-    asked = {"recipe": "digits-small-batch", "workers": "2", "cpus": 2.0, "set": {"stop.epochs": 1}}
+    asked = {"recipe": "digits-small-batch", "workers": workers, "cpus": float(workers or 1), "set": {"stop.epochs": 1, "tracking.enabled": False}}
     job = service.wait(submit(service, asked), "succeeded", "failed", seconds=150)
-    assert (job["state"], job["summary"]["world_size"]) == ("succeeded", 2), job
+    assert (job["state"], job["summary"]["world_size"]) == ("succeeded", int(workers or 1)), job
     assert "test accuracy" in httpx.get(f"{service.url}/v1/runs/{job['id']}/logs", timeout=30).text
 
 
+@pytest.mark.slow
 def test_a_sweep_and_its_answer(service: Service) -> None:
-    sweep = {
-        "recipe": "digits-small-batch",
-        "set": {"stop.epochs": 3, "stop.target_accuracy": 0.8, "tracking.enabled": False},
-        "each": {"batch.global_batch_size": [32, 128]},
-        "search": {"method": "grid", "space": {"learning_rate.base": [0.05, 0.2]}},
-        "repeats": 0,
-    }
-    job_id = submit(service, {"sweep": sweep, "cpus": 1.0}, "sweep")
-    with httpx.stream("GET", f"{service.url}/v1/sweeps/{job_id}/events", timeout=200) as events:
-        told = "".join(events.iter_text())  # until the sweep is over
-    assert told.count("event: trial\n") == 4
-    assert told.endswith("event: over\ndata: {}\n\n")
-    job = service.wait(job_id, "succeeded", "failed", kind="sweep")
-    assert job["state"] == "succeeded", job["reason"]
-    assert (job["progress"]["runs_over"], job["progress"]["running"]) == (4, {})
-    trials = httpx.get(f"{service.url}/v1/sweeps/{job_id}/records", timeout=30).json()
-    assert [(one["number"], one["state"], one["outcome"] in {"reached", "missed"}) for one in trials["items"]] == [
-        (n, "ended", True) for n in range(4)
-    ]
-    files = {file["path"] for file in httpx.get(f"{service.url}/v1/sweeps/{job_id}/artifacts", timeout=30).json()}
-    assert {f"{one['run_id']}/records.jsonl" for one in trials["items"]} <= files
+    """Ordinary tests: that Ray carries a job out, the one above; sweeps on Ray, tests/tuning/sweep; a service's sweep, test_api; its answers,
+    test_studies."""
+    job_id = carry_out(service, [0.05, 0.2])
     advice = httpx.get(f"{service.url}/v1/sweeps/{job_id}/advice", timeout=90).json()
     assert {one["question"] for one in advice["advice"]} >= {"soonest", "cheapest"}
     assert httpx.get(f"{service.url}/v1/sweeps/{job_id}/frontier", timeout=90).json()["cost_frontier"]
-    report = httpx.get(f"{service.url}/v1/sweeps/{job_id}/report", timeout=30)
-    assert "<html" in report.text
-    assert "sandbox" in report.headers["content-security-policy"]
 
 
 @pytest.mark.slow

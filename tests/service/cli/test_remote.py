@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from command_line import largebatch, said
+from command_line import largebatch, not_served, said
 from servers import LARGEBATCH, ROOT, Service, new_token
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
@@ -29,10 +29,15 @@ def remote(service: Service, *arguments: object, code: int = 0) -> str:
 
 
 def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
-    told = remote(service, "submit", "digits-small-batch", *QUICK, "--follow")
-    assert "test accuracy" in told
-    job_id = told.partition("Accepted: ")[2].split()[0]
-    assert job_id in remote(service, "list")
+    asked = ["remote", "submit", "digits-small-batch", *QUICK, "--set", "batch.global_batch_size=full", "--json", "--follow"]
+    submitted = largebatch(*asked, LARGEBATCH_SERVER=service.url)
+    job = json.loads(submitted.stdout)
+    assert (job["state"], job["outcome"]) == ("succeeded", job["summary"]["outcome"]), "followed to its end; and JSON is all of standard output"
+    assert "test accuracy" in submitted.stderr
+    job_id = job["id"]
+    assert "test accuracy" in remote(service, "follow", job_id)
+    (row,) = [line for line in remote(service, "list").splitlines() if line.startswith(job_id)]
+    assert " 1437 " in row, "as many as the training set has, once that is known"
     assert json.loads(remote(service, "show", job_id))["state"] == "succeeded"
     assert json.loads(remote(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
     assert "test accuracy" in remote(service, "logs", job_id)
@@ -83,11 +88,12 @@ def test_a_file_that_would_lie_outside_is_not_fetched(name: str, tmp_path: Path)
 def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
     document = yaml.safe_load((ROOT / "recipes" / "digits-small-batch.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**document, "seed": 7}))
-    job = json.loads(remote(service, "submit", tmp_path / "mine.yaml", *QUICK, "--json"))
-    assert job["name"] == "mine"
-    assert json.loads(remote(service, "show", job["id"]))["spec"]["seed"] == 7
-    assert "asked to stop" in remote(service, "cancel", job["id"])
-    service.wait(job["id"], "cancelled", "succeeded")
+    told = remote(service, "submit", tmp_path / "mine.yaml", *QUICK)
+    job_id = told.removeprefix("Accepted: ").strip()
+    assert "asked to stop" in remote(service, "cancel", job_id)
+    job = json.loads(remote(service, "show", job_id))
+    assert (job["name"], job["spec"]["seed"]) == ("mine", 7)
+    service.wait(job_id, "cancelled", "succeeded")
 
 
 def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
@@ -127,16 +133,6 @@ def test_a_sweep_by_its_name_and_by_its_file(service: Service, tmp_path: Path) -
     ):
         with pytest.raises(LargebatchError, match=words):
             remote(service, "submit", *arguments)
-
-
-def test_json_is_all_of_standard_output(service: Service) -> None:
-    asked = ["remote", "submit", "digits-small-batch", *QUICK, "--set", "batch.global_batch_size=full", "--json", "--follow"]
-    ended = largebatch(*asked, LARGEBATCH_SERVER=service.url)
-    job = json.loads(ended.stdout)
-    assert (job["state"], job["outcome"]) == ("succeeded", job["summary"]["outcome"]), "followed to its end"
-    assert "test accuracy" in ended.stderr
-    (row,) = [line for line in remote(service, "list").splitlines() if line.startswith(job["id"])]
-    assert " 1437 " in row, "as many as the training set has, once that is known"
 
 
 @pytest.mark.parametrize(("sweep", "groups"), [("digits-batches", 4), ("my.yaml", 2)])
@@ -227,9 +223,9 @@ def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "revision 0005 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
     assert out.strip().endswith("revision 0005.")
-    made = run("token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
-    assert made.stdout.startswith("lb_")
-    assert "shown only now" in made.stderr
+    _, out, err = said(capsys, "token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
+    assert out.startswith("lb_")
+    assert "shown only now" in err
     (token,) = json.loads(said(capsys, "token", "list", "--json", *runs)[1])
     assert (token["owner"], token["scope"], token["name"], token["project"]) == ("ann", "read", "laptop", "vision")
     assert "is revoked" in said(capsys, "token", "revoke", token["id"], *runs)[1]
@@ -255,17 +251,14 @@ def test_a_foreign_address_is_not_served(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_an_old_schema_is_not_served(tmp_path: Path) -> None:
-    ended = run("serve", "--database-url", f"sqlite:///{tmp_path}/empty.sqlite", "--runs-dir", str(tmp_path), "--port", "0")
-    assert ended.returncode == 2
-    assert "Run: largebatch db upgrade" in ended.stderr
+def test_an_old_schema_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = not_served(capsys, "--database-url", f"sqlite:///{tmp_path}/empty.sqlite", "--runs-dir", tmp_path, "--port", "0")
+    assert (code, "Run: largebatch db upgrade" in err) == (2, True), err
 
 
-def test_a_database_that_does_not_answer(tmp_path: Path) -> None:
-    ended = run("serve", "--database-url", "postgresql://me:hidden-7@127.0.0.1:9/x", "--runs-dir", str(tmp_path), "--port", "0")
-    assert ended.returncode == 1
-    assert "database: does not answer" in ended.stderr
-    assert "hidden-7" not in ended.stderr
+def test_a_database_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, err = not_served(capsys, "--database-url", "postgresql://me:hidden-7@127.0.0.1:9/x", "--runs-dir", tmp_path, "--port", "0")
+    assert (code, "database: does not answer" in err, "hidden-7" in err) == (1, True, False), err
 
 
 def test_a_stream_that_is_kept_alive_has_no_event_in_between() -> None:

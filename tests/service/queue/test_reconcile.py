@@ -350,7 +350,7 @@ class Crash(BaseException):
     """A kill -9 at this point."""
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(15), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(15, 60))])
 def test_whatever_breaks_whenever_every_job_ends_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Random ends, a backend that forgets and goes away, a clock that jumps, and a service that is killed before or after any statement."""
     draw = random.Random(seed)

@@ -1,0 +1,51 @@
+"""Jobs that are over, put into a service as it would have left them: without a process of their own, which would import torch for longer than
+it trains."""
+
+import shutil
+from typing import Any
+
+from servers import Service
+from small_runs import CPU, trained
+from sweep_folders import write_sweep
+
+from largebatch.jobs.job import prepare
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
+from largebatch.service.job import State
+from largebatch.service.settings import Settings
+
+SETTINGS = Settings(cpus=2.0)
+
+
+def put_ended(service: Service, recipe: str = "digits-small-batch", owner: str = "local", **fields: Any) -> str:
+    """A run that succeeded, trained in this process."""
+    asked = RunSubmit.model_validate({"recipe": recipe, "set": {"tracking.enabled": False, **fields}})
+    job = job_of_run(asked, owner, SETTINGS)
+    summary = trained(prepare(TrainSpec.model_validate(job.spec), CPU, service.runs_dir), service.runs_dir / job.id)
+    ended = {
+        "outcome": str(summary.outcome),
+        "summary": summary.model_dump(mode="json"),
+        "progress": {"step": summary.steps, "epoch": summary.epochs},
+    }
+    service.put(job.model_copy(update={"state": State.SUCCEEDED, "attempt": 1, **ended}))
+    return job.id
+
+
+def put_cancelled(service: Service, like: str) -> str:
+    """A run that was cancelled, as far as another has come."""
+    asked = RunSubmit.model_validate({"recipe": "digits-small-batch", "set": {"batch.global_batch_size": 64}})
+    job = job_of_run(asked, "local", SETTINGS).model_copy(update={"state": State.CANCELLED, "attempt": 1})
+    shutil.copytree(service.runs_dir / like, service.runs_dir / job.id, ignore=shutil.ignore_patterns("summary.json"))
+    service.put(job)
+    return job.id
+
+
+def put_sweep(service: Service) -> str:
+    """A sweep of four runs: three ended, one of them without its target, and one pruned."""
+    sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
+    job = job_of_sweep(sweep, "local", SETTINGS).model_copy(
+        update={"state": State.SUCCEEDED, "attempt": 1, "progress": {"runs": 4, "runs_over": 4, "running": {}}}
+    )
+    write_sweep(service.runs_dir / job.id, job.base)
+    service.put(job)
+    return job.id
