@@ -36,14 +36,22 @@ ROWS = {
     "tests/jobs/recorder/test_lightning.py": "trainers",
     "tests/jobs/recorder/test_transformers.py": "trainers",
     "tests/test_docs_other_loops.py": "trainers",
+    "tests/service/api/test_api.py": "open service",
+    "tests/service/cli/test_remote.py": "open service",
+    "tests/service/test_faults.py::test_jobs_outlive_the_service": "open service",
     "tests/service/api/test_openapi.py": "guarded service",
     "tests/service/api/test_own_tokens.py": "guarded service",
     "tests/service/api/test_security.py": "guarded service",
+    "tests/service/api/test_odd_journals.py": "idle service",
+    "tests/service/api/test_studies.py": "idle service",
 }
 """Tests on Ray stand in two rows, those on the one head that is shared and those with a Ray of their own, so that no more than
-two Rays are up at once; those of other trainers in one, which imports them once; those on the one service that wants tokens in one. All
-others of a file stand in one."""
-ORDER = ("shared ray", "guarded service", "tests/service/", "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "")
+two Rays are up at once; those of other trainers in one, which imports them once; those that share a service in one for each. All others of a
+file stand in one."""
+ORDER = (
+    "shared ray", "open service", "guarded service", "idle service", "tests/service/",
+    "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "",
+)  # fmt: skip
 """How rows begin, the longest first, so that nothing is left to wait for at the end; beside a Ray that keeps both cores busy those
 that often wait."""
 
@@ -87,7 +95,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 SERVERS = ExitStack()
-"""Those that a row of several files shares."""
+"""Those of the row."""
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +112,6 @@ def bucket() -> Iterator[str]:
         yield SERVERS.enter_context(new_bucket())
 
 
-@pytest.fixture(scope="session")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that wants tokens and begins no job."""
-    options = ("--with-tokens", "--max-running-per-owner", "0")
-    with SERVERS:
-        yield SERVERS.enter_context(serving(tmp_path_factory.mktemp("guarded"), *options, RAY_AUTH_TOKEN=SECRET))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """The servers end with their row: idle, Ray's processes would take a tenth of a core from the tests that follow."""
@@ -119,11 +119,19 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         SERVERS.close()
 
 
+SERVICES: dict[tuple[str, ...], Service] = {}
+"""Those of the row, by their options."""
+
+
 @pytest.fixture(scope="module")
-def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service for all tests of a file, with what the file's OPTIONS say."""
-    with serving(tmp_path_factory.mktemp("service"), *getattr(request.module, "OPTIONS", ()), MLFLOW_TRACKING_URI="") as made:
-        yield made
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A service for all tests of a row whose files' OPTIONS are the same."""
+    options = getattr(request.module, "OPTIONS", ())
+    if options not in SERVICES:
+        folder = tmp_path_factory.mktemp("service")
+        SERVICES[options] = SERVERS.enter_context(serving(folder, *options, MLFLOW_TRACKING_URI="", RAY_AUTH_TOKEN=SECRET))
+        SERVERS.callback(SERVICES.clear)
+    return SERVICES[options]
 
 
 @pytest.fixture

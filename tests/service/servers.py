@@ -32,7 +32,7 @@ LARGEBATCH = [sys.executable, "-m", "largebatch"]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without it httpx reads the world's certificates at each request, 20 ms of a core: much for who asks ten times a second."""
 SECRET = "hidden-7"
-"""Of the guarded service's environment; nobody may ever be told."""
+"""Of a service's environment; nobody may ever be told."""
 
 
 class Service:

@@ -29,6 +29,9 @@ LONG_STEPS = 3000
 LONG: dict[str, Any] = {
     **REAL, "set": {**REAL["set"], "stop.steps": LONG_STEPS, "checkpoint.every_seconds": 0.3, "evaluation.every_epochs": 1000.0},
 }  # fmt: skip
+ENDLESS: dict[str, Any] = {
+    **REAL, "set": {**REAL["set"], "stop.steps": 10_000_000, "checkpoint.every_seconds": 0.3, "evaluation.every_epochs": 1000.0},
+}  # fmt: skip
 LATE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
 """Ends without training, so that many can be sent."""
 
@@ -82,9 +85,30 @@ def disturbed(acts: Any, every_s: tuple[float, float], seed: int) -> Iterator[No
         thread.join()
 
 
+def test_jobs_outlive_the_service_and_are_found_again(service: Service) -> None:
+    def progress() -> int:
+        return int(httpx.get(f"{service.url}/v1/runs/{job_id}").json()["progress"].get("step", 0))
+
+    job_id = httpx.post(f"{service.url}/v1/runs", json=ENDLESS).json()["id"]
+    service.wait(job_id, "running")
+    assert service.stop() == 0, "an end in good order"
+    service.start()
+    wait_for(progress, 60)
+    service.kill()
+    service.end_leases()
+    service.start()
+    before = progress()
+    wait_for(lambda: progress() > before, 60)
+    httpx.post(f"{service.url}/v1/runs/{job_id}/cancel")
+    job = service.wait(job_id, "cancelled", "failed")
+    assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
+    done = steps(service.runs_dir / job_id)
+    assert done == list(range(1, len(done) + 1))
+
+
 @pytest.mark.slow
 def test_killed_at_random_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
-    """Ordinary tests: of jobs that a killed service finds again, the last of test_api; of keys, test_two_replicas_on_one_database."""
+    """Ordinary tests: of jobs that a killed service finds again, the one above; of keys, test_two_replicas_on_one_database."""
     submits = 200
     with serving(tmp_path, MLFLOW_TRACKING_URI="") as service:
         kills = 0

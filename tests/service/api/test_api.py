@@ -295,26 +295,3 @@ def test_the_client(service: Service, ended: dict[str, Any]) -> None:
 def test_a_sweep(service: Service) -> None:
     """What it answers is asked in test_studies, of one that was put there."""
     carry_out(service, [0.2])
-
-
-def test_jobs_outlive_the_service_and_are_found_again(service: Service) -> None:
-    """The last of this file, since it ends the service, in good order and then not."""
-
-    def progress() -> int:
-        return int(httpx.get(f"{service.url}/v1/runs/{job_id}").json()["progress"].get("step", 0))
-
-    job_id = httpx.post(f"{service.url}/v1/runs", json=ENDLESS).json()["id"]
-    service.wait(job_id, "running")
-    assert service.stop() == 0, "an end in good order"
-    service.start()
-    wait_for(progress, 60)
-    service.kill()
-    service.end_leases()
-    service.start()
-    before = progress()
-    wait_for(lambda: progress() > before, 60)
-    httpx.post(f"{service.url}/v1/runs/{job_id}/cancel")
-    job = service.wait(job_id, "cancelled", "failed")
-    assert (job["state"], job["attempt"], job["failures"]) == ("cancelled", 1, 0)
-    done = steps(service.runs_dir / job_id)
-    assert done == list(range(1, len(done) + 1))

@@ -13,22 +13,24 @@ import pytest
 from put_jobs import put_ended
 from servers import Service, new_token, serving
 
+OPTIONS = ("--with-tokens", "--max-running-per-owner", "0")
+
 
 @pytest.fixture(scope="module")
-def call(guarded: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def call(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """`call("runs.submit_run", ...)`: one function of the generated package, with a token; returns the parsed body."""
-    token = new_token(guarded.runs_dir, "alice", "--scope", "submit")
+    token = new_token(service.runs_dir, "alice", "--scope", "submit")
     folder = tmp_path_factory.mktemp("client")
     programs = Path(sys.executable).parent
-    assert httpx.get(f"{guarded.url}/openapi.json", timeout=60).status_code == 200  # written for the first time: longer than a generator waits
-    generate = [programs / "openapi-python-client", "generate", "--url", f"{guarded.url}/openapi.json", "--output-path", folder / "made"]
+    assert httpx.get(f"{service.url}/openapi.json", timeout=60).status_code == 200  # written for the first time: longer than a generator waits
+    generate = [programs / "openapi-python-client", "generate", "--url", f"{service.url}/openapi.json", "--output-path", folder / "made"]
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # its formatter is there
     done = subprocess.run(generate, capture_output=True, text=True, env=environment, timeout=120, check=False)
     assert (done.returncode, "arning" in done.stdout + done.stderr) == (0, False), (
         "nothing of the document was left out: " + done.stdout + done.stderr
     )
     sys.path.insert(0, str(folder / "made"))
-    with importlib.import_module("largebatch_client").AuthenticatedClient(base_url=guarded.url, token=token) as client:
+    with importlib.import_module("largebatch_client").AuthenticatedClient(base_url=service.url, token=token) as client:
 
         def called(name: str, *arguments: Any, **named: Any) -> Any:
             return importlib.import_module(f"largebatch_client.api.{name}").sync(*arguments, client=client, **named)
@@ -42,7 +44,7 @@ def body(kind: str, **given: Any) -> Any:
     return getattr(importlib.import_module("largebatch_client.models"), kind).from_dict(given)
 
 
-def test_a_run_from_recipe_to_summary(call: Callable[..., Any], guarded: Service) -> None:
+def test_a_run_from_recipe_to_summary(call: Callable[..., Any], service: Service) -> None:
     """The service begins none: what ends well was put there."""
     assert "digits-lamb" in [recipe.name for recipe in call("recipes.list_recipes")]
     asked = body("RunSubmit", recipe="digits-lamb", set={"stop.epochs": 3, "tracking.enabled": False}, cpus=1.0)
@@ -50,7 +52,7 @@ def test_a_run_from_recipe_to_summary(call: Callable[..., Any], guarded: Service
     job = call("runs.submit_run", body=asked, idempotency_key="once")
     assert call("runs.submit_run", body=asked, idempotency_key="once").id == job.id
     assert (call("runs.show_run", job.id).state, call("runs.cancel_run", job.id).state) == ("queued", "cancelled")
-    ended = put_ended(guarded, "digits-lamb", "alice", **{"stop.epochs": 3})
+    ended = put_ended(service, "digits-lamb", "alice", **{"stop.epochs": 3})
     shown = call("runs.show_run", ended)
     assert (shown.state, shown.outcome, shown.summary["steps"], shown.owner) == ("succeeded", "completed", 3, "alice")
     records = call("runs.records_run", ended)

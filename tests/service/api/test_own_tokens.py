@@ -10,18 +10,20 @@ from servers import Service, new_token
 from largebatch.service.db.store import Store
 from largebatch.service.db.tokens import MOST_OF_ONES_OWN, ForbiddenError, Tokens, UnauthorizedError
 
+OPTIONS = ("--with-tokens", "--max-running-per-owner", "0")
 
-def person(guarded: Service, secret: str) -> httpx.Client:
-    return httpx.Client(base_url=guarded.url, headers={"Authorization": f"Bearer {secret}"})
+
+def person(service: Service, secret: str) -> httpx.Client:
+    return httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {secret}"})
 
 
 def ids(answer: Any) -> set[str]:
     return {token["id"] for token in answer.json()}
 
 
-def test_by_rest(guarded: Service) -> None:
-    root, bob = (person(guarded, new_token(guarded.runs_dir, *options)) for options in (("root", "--scope", "admin"), ("bob",)))
-    with person(guarded, new_token(guarded.runs_dir, "ann", "--project", "vision", "--days", "10")) as ann, root, bob:
+def test_by_rest(service: Service) -> None:
+    root, bob = (person(service, new_token(service.runs_dir, *options)) for options in (("root", "--scope", "admin"), ("bob",)))
+    with person(service, new_token(service.runs_dir, "ann", "--project", "vision", "--days", "10")) as ann, root, bob:
         first = ann.get("/v1/tokens").json()
         assert {token["owner"] for token in first} == {"ann"}
         made = ann.post("/v1/tokens", json={"name": "laptop", "scope": "read"}).json()["token"]
@@ -41,9 +43,9 @@ def test_by_rest(guarded: Service) -> None:
         assert ann.delete(f"/v1/tokens/{made['id']}").status_code == 404
 
 
-def test_by_pages(guarded: Service) -> None:
-    secret = new_token(guarded.runs_dir, "cleo")
-    with httpx.Client(base_url=guarded.url, headers={"Accept": "text/html"}, follow_redirects=True) as browser:
+def test_by_pages(service: Service) -> None:
+    secret = new_token(service.runs_dir, "cleo")
+    with httpx.Client(base_url=service.url, headers={"Accept": "text/html"}, follow_redirects=True) as browser:
         browser.post("/login", data={"token": secret})
         page = browser.get("/tokens")
         assert (page.status_code, "Your tokens" in page.text, 'value="admin"' in page.text, 'name="owner"' in page.text) == (200, True, False, False)

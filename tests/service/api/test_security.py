@@ -23,6 +23,14 @@ from largebatch.tuning.sweep.space import with_fields
 IDLE = {"recipe": "digits-small-batch", "deadline_s": 0.001}
 
 
+OPTIONS = ("--with-tokens", "--max-running-per-owner", "0")
+
+
+@pytest.fixture(scope="module")
+def guarded(service: Service) -> Service:
+    return service
+
+
 def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 

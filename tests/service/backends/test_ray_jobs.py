@@ -110,7 +110,11 @@ def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, 
         ("FAILED", "", None, 1, "Failed (exit code None): no message"),
     ],
 )
-def test_following_ends_as_the_job_did(status: str, message: str, exit_code: int | None, ends_with: int, words: str, capsys: Any) -> None:
+def test_following_ends_as_the_job_did(
+    status: str, message: str, exit_code: int | None, ends_with: int, words: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("largebatch.service.cli.commands.ray_jobs.POLL_S", 0.0)
+
     class Cluster:
         looks = 0
 
