@@ -42,6 +42,8 @@ ROWS = {
     "tests/service/api/test_openapi.py": "guarded service",
     "tests/service/api/test_own_tokens.py": "guarded service",
     "tests/service/api/test_security.py": "guarded service",
+    "tests/service/api/test_code.py": "code service",
+    "tests/service/api/test_connections.py": "code service",
     "tests/service/api/test_odd_journals.py": "idle service",
     "tests/service/api/test_studies.py": "idle service",
 }
@@ -49,7 +51,7 @@ ROWS = {
 two Rays are up at once; those of other trainers in one, which imports them once; those that share a service in one for each. All others of a
 file stand in one."""
 ORDER = (
-    "shared ray", "open service", "guarded service", "idle service", "tests/service/",
+    "shared ray", "open service", "guarded service", "code service", "idle service", "tests/service/",
     "other rays", "tests/browser/", "tests/end_to_end/", "tests/equality/", "",
 )  # fmt: skip
 """How rows begin, the longest first, so that nothing is left to wait for at the end; beside a Ray that keeps both cores busy those

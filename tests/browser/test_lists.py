@@ -154,8 +154,8 @@ def test_runs_grouped_by_sweep(visit: Visit, many: Service) -> None:
     write_sweep(many.runs_dir / sweep.id, sweep.base)
     many.put(sweep)
     page = visit.page
-    visit.go("/runs?q=batch%3C32%20steps%3C10&sort=created_at")
-    begins_with(visit, "run 0")
+    visit.go("/runs?q=batch%3D64%20steps%3C10&sort=created_at")
+    begins_with(visit, "run 2")
     assert "both batches" not in names(visit)
     page.get_by_role("searchbox", name="Search").fill("")
     page.get_by_label("Grouping").select_option("sweep")

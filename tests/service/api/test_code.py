@@ -21,11 +21,13 @@ NAMED = {"set": {"model.entry_point": "my_code:build", "model.name": None}}
 """A recipe's change that names a person's own model."""
 
 
+OPTIONS = ("--with-tokens", "--allow-code", "--max-running-per-owner", "0")
+
+
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def guarded(service: Service) -> Service:
     """It takes code and begins no job."""
-    with serving(tmp_path_factory.mktemp("guarded"), "--with-tokens", "--max-running-per-owner", "0", LARGEBATCH_ALLOW_CODE="1") as made:
-        yield made
+    return service
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +188,7 @@ def test_a_form_sends_code_without_a_script(guarded: Service, mark: Path) -> Non
 
 @pytest.fixture(scope="module")
 def working(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with serving(tmp_path_factory.mktemp("working"), "--allow-code", MLFLOW_TRACKING_URI="") as made:
+    with serving(tmp_path_factory.mktemp("working"), LARGEBATCH_ALLOW_CODE="1", MLFLOW_TRACKING_URI="") as made:
         yield made
 
 

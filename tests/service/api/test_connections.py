@@ -189,7 +189,7 @@ def reader(service: Service) -> dict[str, str]:
 def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service, reader: dict[str, str]) -> None:
     """Three times as many as files may be open, and new ones for those that go."""
     service = short_of_files
-    held: list[socket.socket] = []
+    before, held = len(service.log), list[socket.socket]()
     try:
         for _ in range(3 * FILES):
             connection = socket.create_connection(("127.0.0.1", service.port), timeout=5)
@@ -205,7 +205,7 @@ def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service, read
             connection.close()
     assert "Traceback" not in service.log
     assert "out of system resource" not in service.log
-    assert len(service.log) < 20_000
+    assert len(service.log) - before < 20_000
 
 
 def test_many_connections_at_one_moment_are_accepted_as_there_is_room(short_of_files: Service, reader: dict[str, str]) -> None:
@@ -273,9 +273,10 @@ class TestStrangers:
 
     def test_what_they_are_answered_is_logged_once_a_minute(self, service: Service) -> None:
         for path, code in (("/login", 200), ("/readyz", 200), ("/static/page.css", 200), ("/runs/", 307)):
+            before = service.log.count(f"path={path} ")
             with httpx.Client(base_url=service.url, verify=NO_TLS) as client:
                 assert {client.get(path).status_code for _ in range(20)} == {code}
-            assert service.log.count(f"path={path} ") <= 1
+            assert service.log.count(f"path={path} ") <= before + 1
 
     def test_what_anybody_may_ask_is_worked_out_once_for_all(self) -> None:
         looks = 0
