@@ -87,7 +87,7 @@ def disturbed(acts: Any, every_s: tuple[float, float], seed: int) -> Iterator[No
 
 def test_jobs_outlive_the_service_and_are_found_again(service: Service) -> None:
     def progress() -> int:
-        return int(httpx.get(f"{service.url}/v1/runs/{job_id}").json()["progress"].get("step", 0))
+        return int(httpx.get(f"{service.url}/v1/runs/{job_id}", timeout=60).json()["progress"].get("step", 0))
 
     job_id = httpx.post(f"{service.url}/v1/runs", json=ENDLESS).json()["id"]
     service.wait(job_id, "running")
