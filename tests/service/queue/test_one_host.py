@@ -34,7 +34,7 @@ def test_a_second_machine_is_refused_while_the_first_one_works(store: Store, tmp
     Machine(store, tmp_path / "one", "one", lease_s=60.0).claim()
     Machine(store, tmp_path / "one", "one", lease_s=60.0).claim()  # another replica there
     with pytest.raises(InputError, match="a service on one runs this database's jobs"):
-        Machine(store, tmp_path / "two", "two").claim(patience_s=0.0)
+        Machine(store, tmp_path / "two", "two", lease_s=60.0).claim(patience_s=0.0)
 
 
 def test_a_service_that_moved_waits_for_the_lease_and_goes_on(store: Store, tmp_path: Path) -> None:
