@@ -47,7 +47,8 @@ import torch
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.job import prepare
-from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.spec.read import build_spec
 document, seconds = json.loads(sys.argv[1]), float(sys.argv[2])
 job = prepare(build_spec(document), torch.device("cpu"), Path("."))

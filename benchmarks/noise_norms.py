@@ -20,7 +20,8 @@ from _report import in_turn, parser, publish, ratios, spread
 
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.job import prepare, run_job
-from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.run_folder import CHECKPOINTS
 from largebatch.jobs.spec.read import build_spec

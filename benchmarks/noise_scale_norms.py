@@ -21,7 +21,9 @@ from _report import in_turn, parser, publish, ratios, spread
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.step_plan import StepPlan
-from largebatch.jobs.prepared import Prepared, new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.spec.read import read_spec
 

@@ -24,7 +24,8 @@ from _report import in_turn, parser, publish, ratios, spread
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.job import prepare
-from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.reporting import write_facts
 from largebatch.jobs.run.journal import Journal, read_records, steps
 from largebatch.jobs.run.records import StartRecord

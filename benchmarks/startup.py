@@ -32,7 +32,8 @@ spec = read_spec("digits-lamb")
 load_dataset(spec.dataset, Path("."))
 mark("spec and data")
 from largebatch.jobs.job import prepare
-from largebatch.jobs.prepared import new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
 job = prepare(spec, torch.device("cpu"), Path("."))

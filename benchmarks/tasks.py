@@ -23,8 +23,14 @@ from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
 from largebatch.jobs.data.trees import rows
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.ranks.all_reduce import AllReduce
+from largebatch.jobs.engine.ranks.buffers import Buffers
+from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
+from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
+from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.models.transformer import decoder
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.make import Facts, make_plan
@@ -35,6 +41,7 @@ from largebatch.jobs.tasks.contrastive import Contrastive
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 
 TOKENS, VOCABULARY = 256, 258
+CPU = torch.device("cpu")
 
 
 class Ready:
@@ -56,7 +63,12 @@ def ours(task: Task, model: nn.Module, batch: Any, micro_batch_size: int) -> Cal
         "optimizer": {"name": "adamw"}, "learning_rate": {"base": 1e-9}, "stop": {"steps": 1}, "gradient": {"noise_every_steps": 0},
     }  # fmt: skip
     plan = make_plan(build_spec(document), Facts(size, False, micro_batch_size))
-    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), micro_batch_size, task=task)
+    optimizer, ranks = build_optimizer(model, plan.spec.optimizer), Ranks(CPU)
+    state = TrainState(
+        model=model, forward=model, task=task, metric=task.headline, optimizer=optimizer, seed=0, micro_batch_size=micro_batch_size,
+        clock=Clock(CPU), ranks=ranks, all_reduce=AllReduce(model, ranks, plan.spec.reduction), local_sgd=LocalSGD(model, optimizer, ranks, []),
+        buffers=Buffers(model, ranks), dropouts=sample_dropouts(model),
+    )  # fmt: skip
 
     def step() -> float:
         began = time.perf_counter()

@@ -28,7 +28,9 @@ from largebatch.jobs.engine.loop import train
 from largebatch.jobs.job import prepare
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.prepared import Prepared, new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Record
 from largebatch.jobs.spec.train_spec import TrainSpec

@@ -29,7 +29,10 @@ from largebatch.jobs.models.parameters import description, refuse_unlike_first
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.prepared import Prepared, evaluation_batches, examine, new_state, training_batches, training_set
+from largebatch.jobs.preparing.batches import evaluation_batches, training_batches
+from largebatch.jobs.preparing.examine import examine, training_set
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.reporting import Tracker, begin, end, end_failed, summarise
 from largebatch.jobs.resume import save_checkpoint, saved_state, take_up
 from largebatch.jobs.run import run_folder

@@ -19,7 +19,7 @@ from largebatch.jobs.errors import CheckpointError, CodeError, InputError, SpecE
 from largebatch.jobs.models.weights import evaluated_weights
 from largebatch.jobs.plan.batch_schedule import reads_the_end
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from largebatch.jobs.run.journal import evaluations, failure, read_records

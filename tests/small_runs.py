@@ -9,18 +9,30 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from largebatch.jobs.engine.clock import Clock
+from largebatch.jobs.engine.ranks.all_reduce import AllReduce
+from largebatch.jobs.engine.ranks.buffers import Buffers
+from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
+from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.job import prepare, run_job
+from largebatch.jobs.models.norms.last_steps import LastSteps
+from largebatch.jobs.models.sample_dropout import sample_dropouts
+from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import NoticeRecord, RunSummary, StartRecord, StepRecord
 from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.train_spec import ReductionSpec
+from largebatch.jobs.tasks.base import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -54,6 +66,34 @@ def planned(num_samples: int, has_batch_norm: bool = False, **parts: Any) -> Tra
     """The plan of such a document, which says its micro-batch, for so many samples; no model and no data are asked."""
     spec = build_spec(document(**parts))
     return make_plan(spec, Facts(num_samples, has_batch_norm, int(spec.batch.micro_batch_size)))
+
+
+def state_of(
+    model: nn.Module,
+    optimizer: Optimizer,
+    micro_batch_size: int,
+    task: Task,
+    average: WeightAverage | None = None,
+    last_steps: LastSteps | None = None,
+) -> TrainState:
+    """The state of a model on the CPU that no spec names, on all ranks, before its first step."""
+    ranks = Ranks(CPU)
+    return TrainState(
+        model=model,
+        forward=model,
+        task=task,
+        metric=task.headline,
+        optimizer=optimizer,
+        seed=0,
+        micro_batch_size=micro_batch_size,
+        clock=Clock(CPU),
+        ranks=ranks,
+        all_reduce=AllReduce(model, ranks, ReductionSpec()),
+        local_sgd=LocalSGD(model, optimizer, ranks, average.averages if average else []),
+        buffers=Buffers(model, ranks, last_steps=last_steps),
+        dropouts=sample_dropouts(model),
+        average=average,
+    )
 
 
 class InOrder(NamedTuple):

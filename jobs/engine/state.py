@@ -1,7 +1,7 @@
 """Everything that changes while training, and its form on disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import NoneType
 from typing import Any, NamedTuple
 
@@ -15,13 +15,11 @@ from largebatch.jobs.engine.ranks.all_reduce import AllReduce
 from largebatch.jobs.engine.ranks.buffers import Buffers
 from largebatch.jobs.engine.ranks.local_sgd import LocalSGD
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.models.norms.last_steps import LastSteps
-from largebatch.jobs.models.sample_dropout import sample_dropouts
+from largebatch.jobs.models.sample_dropout import SampleDropout
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.spec.train_spec import ReductionSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.metric import Metric
 
@@ -80,63 +78,46 @@ class TrainingSamples(NamedTuple):
     num_samples: int
 
 
+@dataclass(eq=False, kw_only=True)
 class TrainState:
-    """Model, optimizer and progress of one run; before the first step, when it is made.
+    """Model, optimizer and progress of one run, and the parts that act on them; `new_state` in jobs/preparing/ builds it."""
 
-    Args:
-        metric: what the target and the best checkpoint are about; the task's headline where none is given.
-        seed: the run's: what draws follow from.
-        forward: the model's compiled form, where there is one.
-        once_a_step: buffers that every pass in training moves, whichever its samples: all passes of a step begin from the same.
-        last_steps: what batch-norm statistics are taken over, where they are no moving averages.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        micro_batch_size: int,
-        *,
-        task: Task,
-        metric: Metric | None = None,
-        seed: int = 0,
-        forward: Callable[..., Any] | None = None,
-        clock: Clock | None = None,
-        reduction: ReductionSpec | None = None,
-        average: WeightAverage | EvaluatedAverage | None = None,
-        once_a_step: Sequence[str] = (),
-        by_samples: Sequence[str] = (),
-        references: TrainingSamples | None = None,
-        norm_samples: TrainingSamples | None = None,
-        last_steps: LastSteps | None = None,
-    ) -> None:
-        device = next(model.parameters()).device
-        self.model = model
-        """The module that holds the parameters (never a compiled wrapper)."""
-        self.task, self.metric, self.seed = task, metric or task.headline, seed
-        self.optimizer, self.average, self.clock = optimizer, average, clock or Clock(device)
-        self.forward: Callable[..., Any] = forward or model
-        """What is called on inputs: the model itself, or its compiled form."""
-        self.micro_batch_size = micro_batch_size
-        """In force now; halved when memory runs out."""
-        self.evaluation_batch_size = EVALUATION_BATCH
-        """Samples that evaluation passes forward at once, at most; halved when memory runs out."""
-        self.ranks = Ranks(device)
-        self.all_reduce = AllReduce(model, self.ranks, reduction or ReductionSpec())
-        self.local_sgd = LocalSGD(model, optimizer, self.ranks, average.averages if average else [])
-        self.buffers = Buffers(model, self.ranks, once_a_step, last_steps)
-        self.dropouts = sample_dropouts(model)
-        self.by_samples = by_samples
-        """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
-        self.references = references
-        """What evaluations compare with, where the task asks for it."""
-        self.norm_samples = norm_samples
-        """What batch-norms take their statistics of at the average that is evaluated, where the optimizer keeps one."""
-        self.progress, self.noise, self.dual_noise, self.gain = Progress(), NoiseSums(), NoiseSums(), GainAverages()
-        self.saved_at_s = 0.0
-        """The training clock at the newest checkpoint."""
-        self.is_save_due = False
-        """Whether a checkpoint was due while the ranks differed."""
+    model: nn.Module
+    """The module that holds the parameters (never a compiled wrapper)."""
+    forward: Callable[..., Any]
+    """What is called on inputs: the model itself, or its compiled form."""
+    task: Task
+    metric: Metric
+    """What the target and the best checkpoint are about."""
+    optimizer: Optimizer
+    seed: int
+    """The run's: what draws follow from."""
+    micro_batch_size: int
+    """In force now; halved when memory runs out."""
+    evaluation_batch_size: int = EVALUATION_BATCH
+    """Samples that evaluation passes forward at once, at most; halved when memory runs out."""
+    clock: Clock
+    ranks: Ranks
+    all_reduce: AllReduce
+    local_sgd: LocalSGD
+    buffers: Buffers
+    dropouts: Sequence[SampleDropout]
+    """The model's."""
+    average: WeightAverage | EvaluatedAverage | None = None
+    by_samples: Sequence[str] = ()
+    """Buffers that keep something of the samples that passed, and weights that every pass moves: with some, every step is one pass."""
+    references: TrainingSamples | None = None
+    """What evaluations compare with, where the task asks for it."""
+    norm_samples: TrainingSamples | None = None
+    """What batch-norms take their statistics of at the average that is evaluated, where the optimizer keeps one."""
+    progress: Progress = field(default_factory=Progress)
+    noise: NoiseSums = field(default_factory=NoiseSums)
+    dual_noise: NoiseSums = field(default_factory=NoiseSums)
+    gain: GainAverages = field(default_factory=GainAverages)
+    saved_at_s: float = 0.0
+    """The training clock at the newest checkpoint."""
+    is_save_due: bool = False
+    """Whether a checkpoint was due while the ranks differed."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, nothing else: loads with `weights_only`."""

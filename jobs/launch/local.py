@@ -13,7 +13,7 @@ from largebatch.jobs.launch.final_message import keep_traceback
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.launch.stored_runs import mirrored_spec
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Record, RunSummary, StepRecord

@@ -13,7 +13,7 @@ from rich.console import Console
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.launch.signals import stop_requests
-from largebatch.jobs.prepared import examine
+from largebatch.jobs.preparing.examine import examine
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess

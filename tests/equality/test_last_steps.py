@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import InOrder, Net, document, parameters, planned, prepared, synthetic, trained
+from small_runs import InOrder, Net, document, parameters, planned, prepared, state_of, synthetic, trained
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.evaluation.evaluate import evaluate
@@ -82,7 +82,7 @@ def run(case: str, num_steps: int, micro_batch_size: int) -> tuple[TrainState, l
     use_ghost_batch_norm(model, plan.span)
     average_plainly(model)
     optimizer = build_optimizer(model, plan.spec.optimizer)
-    state = TrainState(model, optimizer, micro_batch_size, task=Classification(4), last_steps=LastSteps(model, num_steps))
+    state = state_of(model, optimizer, micro_batch_size, task=Classification(4), last_steps=LastSteps(model, num_steps))
     befores, afters = [], []
     for _ in SLICES:
         befores.append(copy.deepcopy(model.state_dict()))

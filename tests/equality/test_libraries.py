@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import InOrder, planned
+from small_runs import InOrder, planned, state_of
 from torch import Tensor
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.engine.gradient.accumulate import accumulate
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import build_model
@@ -59,7 +58,7 @@ def gradient_of(spec: dict[str, Any], micro_batch_size: int) -> tuple[float, Ten
     use_ghost_batch_norm(model, SPAN if normalises else None)
     batch = {"global_batch_size": BATCH, "micro_batch_size": micro_batch_size}
     plan = planned(BATCH, normalises, batch=batch, batch_norm={"span": SPAN} if normalises else {}, gradient={"noise_every_steps": 0})
-    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), micro_batch_size, task=Classification(NUM_CLASSES, 0.0))
+    state = state_of(model, build_optimizer(model, plan.spec.optimizer), micro_batch_size, task=Classification(NUM_CLASSES, 0.0))
     accumulated = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), batch_of())
     assert accumulated.num_pieces == math.ceil(BATCH / micro_batch_size)
     return accumulated.loss, torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from our_optimizers import INSTALLED
-from small_runs import InOrder, planned
+from small_runs import InOrder, planned, state_of
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -58,7 +58,7 @@ def new_state(plan: TrainPlan, dtype: torch.dtype, normalises: bool, dropout: bo
     ema = plan.spec.ema
     average = WeightAverage(model, ema.decay) if ema else None
     task = Classification(NUM_CLASSES, plan.spec.loss.label_smoothing)
-    return TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, task=task, average=average)
+    return state_of(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, task=task, average=average)
 
 
 def trained(micro_batch_size: int, dtype: torch.dtype, normalises: bool, dropout: bool = False, **parts: Any) -> tuple[TrainState, list[StepRecord]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import InOrder, Net, planned
+from small_runs import InOrder, Net, planned, state_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -173,7 +173,7 @@ def trained(case: str, micro_batch_size: int, **parts: Any) -> TrainState:
     whole = {"batch_norm": {"span": SPAN}, "learning_rate": {"base": RATE}, "stop": {"steps": len(SLICES)}, "gradient": {"noise_every_steps": 0}}
     plan = planned(NUM_SAMPLES, has_batch_norm(model), **{**own, **whole, **parts})
     use_ghost_batch_norm(model, plan.span)
-    state = TrainState(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, task=Classification(4))
+    state = state_of(model, build_optimizer(model, plan.spec.optimizer), plan.micro_batch_size, task=Classification(4))
     for _ in SLICES:
         optimizer_step(state, plan, plan.step_at(state.progress.position), samples_in_order(), pytest.fail)
     return state

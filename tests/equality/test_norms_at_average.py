@@ -21,7 +21,9 @@ from largebatch.jobs.engine.out_of_memory import make_room
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.weights import evaluated_weights
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
-from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
+from largebatch.jobs.preparing.batches import evaluation_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import state_of
 from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.data.trees import Tree, map_leaves, rows
 from largebatch.jobs.engine.gradient.accumulate import Measured, accumulate
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
@@ -63,7 +63,7 @@ def gradient(task: Task, model: nn.Module, batch: Tree, micro_batch_size: int, *
         **parts,
     }
     plan = make_plan(build_spec(document), Facts(len(batch[0]), False, micro_batch_size))
-    state = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=task)
+    state = state_of(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=task)
     measured = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), Stored(batch))
     assert measured is not None
     return measured, [param.grad.clone() for param in model.parameters() if param.grad is not None]
@@ -277,7 +277,7 @@ class TestContrastive:
     def test_running_statistics_move_once_for_each_group(self, micro_batch_size: int) -> None:
         model = use_ghost_batch_norm(Towers(normalises=True), micro_batch_size)
         before = model.state_dict()["first.1.running_mean"].clone()
-        state = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=Contrastive())
+        state = state_of(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=Contrastive())
         document = {
             "dataset": {"name": "digits"},
             "model": {"name": "mlp"},

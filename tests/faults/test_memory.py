@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import FaultError, PlanError
-from largebatch.jobs.prepared import Prepared, new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Record
 

@@ -12,7 +12,7 @@ from small_runs import trained
 from largebatch.jobs.entry_points import is_of_the_machine
 from largebatch.jobs.errors import CodeError, DataError, FaultError, PlanError, SpecError
 from largebatch.jobs.launch.final_message import keep_traceback, unforeseen
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.checkpoints import list_checkpoints
 
 

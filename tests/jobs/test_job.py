@@ -8,7 +8,7 @@ import pytest
 from small_runs import notices, prepared, trained
 
 from largebatch.jobs.job import run_job
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener

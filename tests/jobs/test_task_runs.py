@@ -18,7 +18,9 @@ from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.engine.gradient import share
 from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
+from largebatch.jobs.preparing.batches import evaluation_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
 

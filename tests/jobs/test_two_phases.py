@@ -15,7 +15,7 @@ from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.table import build_model
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import new_state
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import StepRecord
 

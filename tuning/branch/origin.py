@@ -14,7 +14,7 @@ from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanE
 from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import Checkpoint, list_checkpoints
 from largebatch.jobs.run.records import Outcome

@@ -12,7 +12,9 @@ from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import CheckpointError, DivergedError
-from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state, training_batches
+from largebatch.jobs.preparing.batches import evaluation_batches, training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint, refuse_other_spec
 from largebatch.jobs.run.records import Record
 from largebatch.jobs.spec.train_spec import TrainSpec

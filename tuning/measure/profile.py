@@ -17,7 +17,9 @@ from largebatch.jobs.device import device_name
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import InputError, LargebatchError
-from largebatch.jobs.prepared import Prepared, new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mlflow_store import brief
 from largebatch.jobs.tracking.params import flat

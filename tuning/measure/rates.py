@@ -20,7 +20,9 @@ from largebatch.jobs.engine.loop import train
 from largebatch.jobs.errors import DivergedError, InputError
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.learning_rate import scale
-from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state, training_batches
+from largebatch.jobs.preparing.batches import evaluation_batches, training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.records import EvalRecord, Record, StepRecord
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.measure.rate_search import find_rate

@@ -27,7 +27,9 @@ from largebatch.jobs.errors import CheckpointError, FaultError, InputError, Larg
 from largebatch.jobs.job import prepare
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, evaluation_unit, ghost_norms
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import Prepared, evaluation_batches, new_state
+from largebatch.jobs.preparing.batches import evaluation_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec

@@ -13,7 +13,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.plan.make import resolve_global_batch_size
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener

@@ -22,7 +22,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
-from largebatch.jobs.prepared import training_set
+from largebatch.jobs.preparing.examine import training_set
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT

@@ -16,7 +16,7 @@ from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.plan.make import TrainingSet
-from largebatch.jobs.prepared import examine, training_set
+from largebatch.jobs.preparing.examine import examine, training_set
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess

@@ -11,7 +11,7 @@ from largebatch.jobs.launch.local import prepare_locally
 from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.stored_runs import fetch_stored
 from largebatch.jobs.launch.train import spec_of
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson, Recipe

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import CPU, Samples, planned
+from small_runs import CPU, Samples, planned, state_of
 from torch import Tensor, nn
 
 from largebatch.jobs.data.batches import Batches, DeviceBatches, fits_on
@@ -16,7 +16,6 @@ from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.loaders import LoaderBatches, Stream
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.plan.step_plan import Position, Slice
 from largebatch.jobs.spec.model_and_data import AugmentSpec
@@ -211,7 +210,7 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
     for first in (0, 20):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))
-        state = TrainState(model, torch.optim.SGD(model.parameters()), 20, task=Classification(10))
+        state = state_of(model, torch.optim.SGD(model.parameters()), 20, task=Classification(10))
         batches = loader(noisy)
         for start in range(first, 60, 20):
             accumulate(state, plan.spec, plan.step_at(Position(0, start)), batches)
@@ -222,7 +221,7 @@ def test_a_reader_that_starts_in_the_middle_leaves_dropout_the_same() -> None:
 
 
 def test_the_reader_gives_a_changing_batch_the_plans_samples() -> None:
-    from largebatch.jobs.prepared import training_batches
+    from largebatch.jobs.preparing.batches import training_batches
 
     plan = dropout_plan(last="drop", schedule={"growth": [{"epoch": 1.0, "factor": 1.75}]})
     assert {batch.stop for batch in plan.batches() if batch.epoch == 1} == {35, 70}

@@ -15,7 +15,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.tokens import open_tokens
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import refuse_unknown_target
+from largebatch.jobs.preparing.examine import refuse_unknown_target
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from planted import Planted, Rows
-from small_runs import planned, prepared, trained
+from small_runs import planned, prepared, state_of, trained
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate, estimate_in_dual_norm
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.optim.configs.element_wise import LionConfig
 from largebatch.jobs.optim.configs.muon import MuonConfig
@@ -58,7 +57,7 @@ def dual_norms(rows: Rows, norm: str, batch: int, micro_batch_size: int) -> Arra
     parts = {"optimizer": OPTIMIZERS[norm], "gradient": {"noise_norm": "optimizer", "noise_every_steps": 1}}
     plan = planned(len(rows.parts[1]), batch={"global_batch_size": batch, "micro_batch_size": micro_batch_size}, stop={"epochs": 1.0}, **parts)
     model = Matrix()
-    state, position, found = TrainState(model, build_optimizer(model, FIRSTS[norm]), micro_batch_size, task=Planted()), Position(0, 0), []
+    state, position, found = state_of(model, build_optimizer(model, FIRSTS[norm]), micro_batch_size, task=Planted()), Position(0, 0), []
     for _ in plan.batches():
         step = plan.step_at(position)
         measured, position = accumulate(state, plan.spec, step, rows), step.end
@@ -216,7 +215,7 @@ def test_a_euclidean_run_measures_the_euclidean_noise_alone(tmp_path: Path) -> N
 
 def test_sums_go_on_after_a_checkpoint_and_begin_in_one_that_has_none() -> None:
     job = prepared(optimizer={"name": "lion"}, **MEASURING)
-    states = [TrainState(job.model, build_optimizer(job.model, job.spec.optimizer), 16, task=job.task) for _ in range(2)]
+    states = [state_of(job.model, build_optimizer(job.model, job.spec.optimizer), 16, task=job.task) for _ in range(2)]
     states[0].dual_noise.add(8.0, 2.0)
     saved = states[0].state_dict()
     states[1].load_state_dict(saved)

@@ -16,7 +16,7 @@ from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.model_check.check import check_model
 from largebatch.jobs.errors import LargebatchError, PlanError, SpecError
 from largebatch.jobs.job import prepare
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 
 DRAWS = "The model draws from torch's own generators"
 ONE_PASS: dict[str, dict[str, Any]] = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}

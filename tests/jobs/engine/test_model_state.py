@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.model_state import digest, refuse_unsaveable, what_is_unsaveable
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.snapshot import Snapshot
-from largebatch.jobs.prepared import new_state
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.resume import load_checkpoint, save_checkpoint, saved_state
 from largebatch.jobs.spec.read import read_spec
 

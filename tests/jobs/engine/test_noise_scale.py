@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_runs import InOrder, planned
+from small_runs import InOrder, planned, state_of
 from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import NoiseSums, estimate
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.tasks.classification import Classification
@@ -131,7 +130,7 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
     data, plan = stored(), new_plan(micro_batch_size, batch)
     torch.manual_seed(2)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state, position = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=Classification(2)), Position(0, 0)
+    state, position = state_of(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=Classification(2)), Position(0, 0)
     gradients = per_sample_gradients(data, model.weight)
 
     measured = []
@@ -156,7 +155,7 @@ def test_accumulate_recovers_the_noise_scale_of_per_sample_gradients(micro_batch
 def test_one_micro_batch_measures_no_noise() -> None:
     plan = new_plan(30, 30)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
-    state = TrainState(model, torch.optim.SGD(model.parameters()), 30, task=Classification(2))
+    state = state_of(model, torch.optim.SGD(model.parameters()), 30, task=Classification(2))
     found = accumulate(state, plan.spec, plan.step_at(Position(0, 0)), stored())
     assert (found.num_pieces, found.mean_squared_norm) == (1, 0.0)
 
@@ -166,7 +165,7 @@ def test_the_loss_is_the_mean_over_samples_not_over_micro_batches() -> None:
     torch.manual_seed(3)
     model = nn.Linear(NUM_FEATURES, NUM_CLASSES, bias=False).double()
     found = accumulate(
-        TrainState(model, torch.optim.SGD(model.parameters()), 13, task=Classification(2)), plan.spec, plan.step_at(Position(0, 0)), data
+        state_of(model, torch.optim.SGD(model.parameters()), 13, task=Classification(2)), plan.spec, plan.step_at(Position(0, 0)), data
     )
     expected = functional.cross_entropy(model(data.inputs[:30]), data.labels[:30]).item()
     assert found.loss == pytest.approx(expected, rel=LOSS_IN_FLOAT32)

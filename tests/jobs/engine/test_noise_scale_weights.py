@@ -8,12 +8,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from planted import Planted, Rows
-from small_runs import planned
+from small_runs import planned, state_of
 from torch import nn
 
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.noise_scale import estimate
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification
@@ -52,7 +51,7 @@ def measured(rows: Array, weights: Array, micro_batch_size: int) -> tuple[Array,
 def estimates(data: Rows, task: Task, model: nn.Module, micro_batch_size: int) -> Array:
     """The weights are never moved."""
     plan = planned(len(data.parts[0]), batch={"global_batch_size": BATCH, "micro_batch_size": micro_batch_size}, stop={"epochs": 1.0})
-    state, position, found = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=task), Position(0, 0), []
+    state, position, found = state_of(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=task), Position(0, 0), []
     for _ in plan.batches():
         step = plan.step_at(position)
         one, position = accumulate(state, plan.spec, step, data), step.end

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import Net, Samples, planned, prepared, trained
+from small_runs import Net, Samples, planned, prepared, state_of, trained
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.gradient.norm_gradients import layer_norms, sample_gradients
 from largebatch.jobs.engine.noise_scale import SampleSums, estimate_by_samples
-from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.transformer import decoder
 from largebatch.jobs.plan.step_plan import Position, Slice
@@ -159,7 +158,7 @@ def test_a_step_adds_up_to_the_same_whatever_its_micro_batches(micro_batch_size:
     plan = planned(12, **parts)
     step = replace(plan.step_at(Position(0, 0)), sequence_length=None if length == 8 else length)
     assert len(step.micro_batches(0, micro_batch_size)) == math.ceil(12 / micro_batch_size), "a single one is not cut"
-    state = TrainState(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=LanguageModelling())
+    state = state_of(model, torch.optim.SGD(model.parameters()), micro_batch_size, task=LanguageModelling())
     measured = accumulate(state, plan.spec, step, data)
     assert measured is not None
     assert measured.norms is not None
@@ -225,7 +224,7 @@ def test_a_batch_of_one_sample_as_heavy_as_all_others_measures_nothing(shares: t
         def read(self, samples: Slice) -> tuple[Tensor, Tensor]:
             return data.tokens, data.targets
 
-    measured = accumulate(TrainState(model, torch.optim.SGD(model.parameters()), 3, task=LanguageModelling()), plan.spec, step, Last())
+    measured = accumulate(state_of(model, torch.optim.SGD(model.parameters()), 3, task=LanguageModelling()), plan.spec, step, Last())
     assert measured is not None
     assert measured.norms is not None
     assert estimate_by_samples(measured.norms, size) is None

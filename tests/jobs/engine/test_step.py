@@ -20,7 +20,9 @@ from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.saved_state import load_optimizer
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.prepared import Prepared, new_state, training_batches
+from largebatch.jobs.preparing.batches import training_batches
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.records import EvalRecord, StepRecord
 
 

@@ -13,7 +13,8 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.device import refuse_without_compiler
 from largebatch.jobs.engine.warm_up import refuse_misfit, warm_up
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.prepared import Prepared, new_state
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.classification import Classification
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from optimizer_steps import RATES, STEPS, drawn, run
+from small_runs import state_of
 from torch import nn
 
 from largebatch.jobs.engine.state import TrainState
@@ -73,7 +74,7 @@ def test_float32_state_of_bfloat16_weights_survives_a_checkpoint(kind: Any, opti
     def new() -> TrainState:
         torch.manual_seed(0)
         model = nn.Linear(5, 3).to(torch.bfloat16)
-        return TrainState(model, kind(model.parameters(), **options), 1, task=Classification(3))
+        return state_of(model, kind(model.parameters(), **options), 1, task=Classification(3))
 
     def step(state: TrainState, seeds: range) -> None:
         for generator in map(torch.Generator().manual_seed, seeds):

@@ -13,7 +13,8 @@ from largebatch.jobs.data.sample_draws import EVALUATION
 from largebatch.jobs.data.trees import leaves
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import Prepared, evaluation_batches
+from largebatch.jobs.preparing.batches import evaluation_batches
+from largebatch.jobs.preparing.prepared import Prepared
 
 ROUNDING = 1e-5
 """A hundred times float32's: attention with a mask adds up in another order."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.prepared import evaluation_batches
+from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.resume import load_checkpoint, save_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.load import load_run

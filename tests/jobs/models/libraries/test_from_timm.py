@@ -9,7 +9,7 @@ import small_runs
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.libraries.from_timm import timm_model
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 
 
 def prepared(name: str, shape: tuple[int, ...] = (1, 32, 32), **arguments: Any) -> Prepared:

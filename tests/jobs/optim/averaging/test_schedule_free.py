@@ -15,7 +15,8 @@ from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.weights import evaluated_weights
 from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage, ScheduleFreeAdamW, ScheduleFreeSGD
-from largebatch.jobs.prepared import evaluation_batches, new_state
+from largebatch.jobs.preparing.batches import evaluation_batches
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 

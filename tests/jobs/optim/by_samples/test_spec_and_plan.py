@@ -10,7 +10,7 @@ from largebatch.jobs.errors import SpecError
 from largebatch.jobs.plan.describe import nothing_left_in_words, plan_facts
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.step_plan import Position
-from largebatch.jobs.prepared import Prepared
+from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.spec.read import build_spec, set_fields
 from largebatch.jobs.spec.train_spec import TrainSpec
 

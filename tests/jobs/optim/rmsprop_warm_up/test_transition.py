@@ -11,7 +11,7 @@ from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.optim.rmsprop_warm_up.config import RmspropSgdConfig
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.prepared import new_state
+from largebatch.jobs.preparing.new_state import new_state
 
 PAPERS = RmspropSgdConfig(name="rmsprop-sgd")
 

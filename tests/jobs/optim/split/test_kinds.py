@@ -14,7 +14,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.config_base import Kind
 from largebatch.jobs.optim.split.heads import head_weights, layers_seen
 from largebatch.jobs.optim.split.kinds import kinds_of
-from largebatch.jobs.prepared import new_state
+from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.tasks.outputs import tensors_of
 
 

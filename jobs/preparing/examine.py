@@ -1,63 +1,49 @@
-"""Making a job ready: data and model are examined; then its state before the first step, and its samples."""
+"""Examines a spec: loads its data, builds its model and tries both, before there is a plan."""
 
-import itertools
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
-from largebatch.jobs.data.batches import Batches, DeviceBatches
-from largebatch.jobs.data.dataset import Dataset, Held
+from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
-from largebatch.jobs.data.loaders import LoaderBatches, first_samples
-from largebatch.jobs.data.reading import NO_ASKING, Patience
+from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.data.sources.table import load_dataset
-from largebatch.jobs.data.sources.validation import evaluated_by, mixed_samples, refuse_too_few_left, some_samples
+from largebatch.jobs.data.sources.validation import evaluated_by, refuse_too_few_left
 from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
-from largebatch.jobs.engine.clock import Clock
-from largebatch.jobs.engine.evaluation.forward import evaluation_share
 from largebatch.jobs.engine.gradient.activation_checkpointing import use_activation_checkpointing
-from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
 from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.engine.model_check.recomputation import refuse_changed_by_running_again
-from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.engine.state import TrainingSamples, TrainState
-from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, outputs_and_layers, refuse_misfit
+from largebatch.jobs.engine.warm_up import outputs_and_layers, refuse_misfit
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
 from largebatch.jobs.models.modes import train_mode
-from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit, has_batch_norm, use_ghost_batch_norm
-from largebatch.jobs.models.norms.last_steps import LastSteps, average_plainly, refuse_uncounted
+from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
+from largebatch.jobs.models.norms.last_steps import average_plainly, refuse_uncounted
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import OURS, build_model
 from largebatch.jobs.models.without_weights import weight_bytes, without_weights
-from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
-from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
 from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.optim.own import refuse_unusable
-from largebatch.jobs.optim.parameter_groups import build_optimizer, shapes_by_main_rule
+from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.optim.split.heads import head_weights
 from largebatch.jobs.optim.split.in_words import rules_in_words
-from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size, resolve_span
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
-from largebatch.jobs.tasks.contrastive import CoupledTask
 from largebatch.jobs.tasks.language_modelling import BITS_PER_BYTE, LanguageModelling
-from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.registry import ClassificationConfig
 
 NUM_EXAMPLES = 8
@@ -210,142 +196,3 @@ def refuse_uncut(spec: TrainSpec, task: Task, dataset: Dataset) -> None:
         reason = "not shorter than" if short.length >= whole else "no divisor of"
         hint = f"Nearest: {' or '.join(map(str, sorted(near)))}." if near else "Leave it out."
         raise PlanError("batch.schedule.short_sequences.length", f"{short.length} tokens are {reason} a sample's {whole}.", hint)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A job that is ready to run: everything that bad input could spoil was checked."""
-
-    spec: TrainSpec
-    plan: TrainPlan
-    dataset: Dataset
-    task: Task
-    model: nn.Module
-    device: torch.device
-    ranks: Ranks
-    fingerprint: DatasetFingerprint
-    """Of the data, on every rank the same."""
-    findings: Findings
-    """About a person's own model."""
-    began: float
-    """What `time.perf_counter` said when this process began to prepare it."""
-    beginning: tuple[str, ...] = ()
-    """What its model begins with besides fresh weights, and how it is run, in words."""
-    heads: tuple[str, ...] = ()
-    """Names of the output heads' weights, where the optimizer asks."""
-    data_dir: Path = Path("data")
-    """Where its data were looked for."""
-
-    @property
-    def metric(self) -> Metric:
-        """What the run is judged by: the target's metric, or the task's headline."""
-        wanted = self.spec.stop.target_metric or self.task.headline.name
-        return next(metric for metric in self.task.all_metrics() if metric.name == wanted)
-
-    @property
-    def num_validation_samples(self) -> int | None:
-        """None where the data have no validation part."""
-        return None if self.dataset.validation is None else len(self.dataset.validation)
-
-    @property
-    def data_facts(self) -> DataFacts:
-        """What the plan's words are told of the data."""
-        dataset = self.dataset
-        dataset_bytes = sum(part.num_bytes for part in dataset.parts.values() if isinstance(part, Held))
-        return DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices,
-                         self.num_validation_samples, dataset.evaluated_on)  # fmt: skip
-
-    def plan_in_words(self) -> list[tuple[str, str]]:
-        """(what, how and why) for a person."""
-        per_sample = activation_bytes_per_sample(self.spec, self.task, self.model, self.dataset)
-        main_shapes = shapes_by_main_rule(self.model, self.spec.optimizer, self.heads)
-        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample, main_shapes)
-        parts = [notice.partition(": ") for notice in self.beginning]
-        return [*lines, *((what.lower(), words) for what, _, words in parts)]
-
-    def plan_in_numbers(self) -> dict[str, Any]:
-        """Everything the plan decided, and what it was made for, as plain data."""
-        return {
-            **plan_facts(self.plan),
-            "num_validation_samples": self.num_validation_samples,
-            "num_test_samples": len(self.dataset.test),
-            "evaluated_on": self.dataset.evaluated_on,
-            "num_classes": self.dataset.num_classes,
-            "headline": self.metric._asdict(),
-        }
-
-
-def new_state(job: Prepared) -> TrainState:
-    """Everything that will change, as it is before the first step."""
-    spec, model = job.spec, job.model
-    optimizer = build_optimizer(model, spec.optimizer, job.heads)
-    average: WeightAverage | EvaluatedAverage | None = spec.optimizer.evaluated_average(model, optimizer)
-    if spec.ema:
-        average = WeightAverage(model, spec.ema.decay)
-    return TrainState(
-        model,
-        optimizer,
-        job.plan.micro_batch_size,
-        task=job.task,
-        metric=job.metric,
-        seed=spec.seed,
-        forward=torch.compile(model) if spec.compile else model,
-        clock=Clock(job.device, job.began),
-        reduction=spec.reduction,
-        average=average,
-        once_a_step=job.findings.once_a_step,
-        by_samples=[*job.findings.by_samples, *job.findings.by_passes],
-        references=_references(job),
-        norm_samples=_norm_samples(job),
-        last_steps=LastSteps(model, spec.batch_norm.average_last_steps) if spec.batch_norm.average_last_steps else None,
-    )
-
-
-def _references(job: Prepared) -> TrainingSamples | None:
-    """The training samples that the task wants evaluation to compare with."""
-    if not isinstance(job.task, CoupledTask) or not job.task.num_references:
-        return None
-    part = some_samples(job.dataset.train, job.task.num_references)
-    return TrainingSamples(evaluation_batches(job, part), len(part))
-
-
-def _norm_samples(job: Prepared) -> TrainingSamples | None:
-    """The training samples, in whole groups, of which batch-norms take their statistics at an average of the weights that is evaluated."""
-    if job.plan.num_norm_samples is None:
-        return None
-    part = mixed_samples(job.dataset.train, job.plan.num_norm_samples)
-    return TrainingSamples(evaluation_batches(job, part, unit=job.plan.unit), len(part))
-
-
-def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:
-    """The training samples, in the plan's order, augmented."""
-    spec, part = job.spec, job.dataset.train
-    if isinstance(part, Held):
-        is_channels_last = spec.model.channels_last
-        return DeviceBatches(part, job.dataset, job.device, channels_last=is_channels_last, seed=spec.seed, augment_spec=spec.dataset.augment)
-    return LoaderBatches(
-        part,
-        job.dataset,
-        job.device,
-        num_workers=spec.dataset.num_workers,
-        stream=lambda epoch: job.plan.shares_from(epoch, job.ranks.rank),
-        channels_last=spec.model.channels_last,
-        seed=spec.seed,
-        patience=patience,
-    )
-
-
-def evaluation_batches(job: Prepared, part: Any, patience: Patience = NO_ASKING, unit: int | None = None) -> Batches:
-    """The samples of one part in the file's order. Args: unit: samples that pass forward together, where it is not what evaluation asks for."""
-    if isinstance(part, Held):
-        return DeviceBatches(part, job.dataset, job.device, channels_last=job.spec.model.channels_last)
-    return LoaderBatches(
-        part,
-        job.dataset,
-        job.device,
-        num_workers=job.spec.dataset.num_workers,
-        stream=lambda epoch: itertools.repeat(evaluation_share(len(part), job.ranks, unit or evaluation_unit(job.model))._replace(epoch=epoch)),
-        channels_last=job.spec.model.channels_last,
-        shuffles=False,
-        patience=patience,
-    )
