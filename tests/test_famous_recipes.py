@@ -49,7 +49,7 @@ def test_fifteen_minutes_is_planned_as_published() -> None:
     peak = 0.1 * 32768 / 256
     for epoch, fraction in {0: 0.5, 39: 0.5, 40: 0.075, 69: 0.075, 70: 0.01, 84: 0.01, 85: 0.001, 89: 0.001}.items():
         assert firsts[epoch].learning_rate == pytest.approx(fraction * peak, rel=1e-12)
-    sgd = {epoch: plan.options_by_progress(step)["sgd_weight"] for epoch, step in firsts.items()}
+    sgd = {epoch: step.options_by_progress["sgd_weight"] for epoch, step in firsts.items()}
     half_a_step = 0.5 * 32768 / IMAGENET_TRAIN
     assert sgd[10] == pytest.approx(0.5 + half_a_step / 5, rel=1e-6)
     assert sgd[0] < 0.01 < sgd[9] < 0.5

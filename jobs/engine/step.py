@@ -51,7 +51,7 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
     if plan.scale_ratio:
         step = plan.with_gain(step, _gain(state, plan, step, trace, norm_squared))
     set_learning_rate(state.optimizer, step.learning_rate)
-    set_in_all_groups(state.optimizer, plan.options_by_progress(step))
+    set_in_all_groups(state.optimizer, step.options_by_progress)
     set_options(state.optimizer, step.options)
     _clip(state.model, math.sqrt(measured.own_squared_norm), plan.spec.gradient.clip_norm)
     with _errors_in_words(plan.spec.optimizer, step):
@@ -59,14 +59,14 @@ def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: 
     if step.is_local:
         state.local_sgd.count_step(plan.spec.reduction.local_steps)
     if state.average:
-        state.average.update(plan.average_power_at(step.begin))
+        state.average.update(step.average_power)
     end = step.end
     state.progress.go_to(end)
     return StepRecord(
         step=step.number,
         epoch=step.samples.epoch + step.samples.stop / plan.num_train_samples,
         samples_seen=end.samples_seen,
-        tokens_seen=plan.in_tokens(end.samples_seen),
+        tokens_seen=step.tokens_seen,
         global_batch_size=step.samples.size,
         loss=measured.loss,
         learning_rate=step.learning_rate,

@@ -113,7 +113,7 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
         param_group["lr"] = learning_rate * param_group.get(LEARNING_RATE_FACTOR, 1.0)
 
 
-def set_in_all_groups(optimizer: Optimizer, options: dict[str, float]) -> None:
+def set_in_all_groups(optimizer: Optimizer, options: Mapping[str, float]) -> None:
     """Put options in force for every group."""
     for param_group in optimizer.param_groups:
         param_group.update(options)

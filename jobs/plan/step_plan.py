@@ -79,6 +79,10 @@ class StepPlan:
     learning_rate: float
     options: Mapping[str, float]
     """Options of the optimizer that follow its samples, by name: see `FollowsSamples.options_at`."""
+    options_by_progress: Mapping[str, float]
+    """Options of the optimizer that follow how far the run is, like the learning rate at the middle of its samples, by name."""
+    average_power: float
+    """How many steps at the batch that `ema.decay` was tuned at it counts for."""
     advance: float
     """Samples by which the schedules move on."""
     gain: float | None
@@ -91,6 +95,8 @@ class StepPlan:
     """Whether it measures the noise of the norms' gradients, sample by sample."""
     measures_dual: bool
     """Whether it measures noise in the optimizer's own norm besides, between the two halves of its samples: no micro-batch is of both."""
+    tokens_seen: int | None
+    """With it; None where the task does not count in them."""
     evaluates: bool
     saves: bool
     """Whether a checkpoint is due with it, by the count of steps."""
@@ -125,8 +131,3 @@ class StepPlan:
     def largest_share(self) -> int:
         """Samples of the rank that has most of the step: the last one, where shares are uneven."""
         return self.share(self.world_size - 1).size
-
-    @property
-    def num_sharing(self) -> int:
-        """How many ranks have samples."""
-        return min(math.ceil(self.samples.size / self.unit), self.world_size)

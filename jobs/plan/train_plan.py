@@ -65,6 +65,8 @@ class TrainPlan:
         samples = self.next_batch(position)
         is_local = self._is_local(samples)
         number, every = position.step + 1, self.spec.checkpoint.every_steps
+        middle, samples_seen = position.schedule_samples + samples.size / 2, position.samples_seen + samples.size
+        learning_rate = self.learning_rate(middle) * self.rate_factor(samples)
         measures = self.noise_every_steps > 0 and number % self.noise_every_steps == 0 and not is_local
         step = StepPlan(
             begin=position,
@@ -72,15 +74,18 @@ class TrainPlan:
             world_size=self.world_size,
             unit=self.unit,
             sequence_length=self.sequence_length_of(samples),
-            learning_rate=self.learning_rate(position.schedule_samples + samples.size / 2) * self.rate_factor(samples),
+            learning_rate=learning_rate,
             options=self.options_at(samples, position.schedule_samples),
+            options_by_progress=self._options_by_progress(middle, learning_rate),
+            average_power=self.average_power(samples),
             advance=float(samples.size),
             gain=None,
             is_local=is_local,
             measures_noise=measures and self.measures_pieces,
             measures_norms=measures and not self.measures_pieces,
             measures_dual=measures and self.measures_dual_norm,
-            evaluates=self._evaluates_between(position.samples_seen, position.samples_seen + samples.size),
+            tokens_seen=self.in_tokens(samples_seen),
+            evaluates=self._evaluates_between(position.samples_seen, samples_seen),
             saves=every is not None and number % every == 0,
         )
         return self.with_gain(step, 1.0) if self.scale_ratio else step
@@ -88,8 +93,10 @@ class TrainPlan:
     def with_gain(self, step: StepPlan, gain: float) -> StepPlan:
         """The same step under AdaScale, whose learning rate and progress follow from the gain that the step has measured."""
         advance = gain * self.base_global_batch_size
-        learning_rate = self.learning_rate(step.begin.schedule_samples + advance / 2) * gain
-        return replace(step, learning_rate=learning_rate, advance=advance, gain=gain)
+        middle = step.begin.schedule_samples + advance / 2
+        learning_rate = self.learning_rate(middle) * gain
+        options = self._options_by_progress(middle, learning_rate)
+        return replace(step, learning_rate=learning_rate, options_by_progress=options, advance=advance, gain=gain)
 
     # ---- which samples feed a step ------------------------------------------------------------
 
@@ -112,10 +119,10 @@ class TrainPlan:
         factors = [milestone.factor for milestone in self.milestones if milestone.is_behind(epoch, samples)]
         return self._whole_spans(self.global_batch_size * factors[-1]) if factors else self.global_batch_size
 
-    def average_power_at(self, position: Position) -> float:
-        """How many steps at the batch that `ema.decay` was tuned at the step at `position` counts for: see `counted_size`."""
+    def average_power(self, batch: Slice) -> float:
+        """How many steps at the batch that `ema.decay` was tuned at a step counts for: see `counted_size`."""
         base = self.spec.ema.base_global_batch_size if self.spec.ema else None
-        return self.counted_size(self.next_batch(position)) / base if base else 1.0
+        return self.counted_size(batch) / base if base else 1.0
 
     def counted_size(self, batch: Slice) -> int:
         """The samples that a step counts as, for its rate and for an average of weights: those of a step that an epoch's end cuts short are its own
@@ -318,10 +325,9 @@ class TrainPlan:
     def _options_follow_samples(self) -> bool:
         return bool(self.spec.optimizer.half_lives or self.spec.optimizer.time_scales)
 
-    def options_by_progress(self, step: StepPlan) -> dict[str, float]:
-        """The optimizer's options that follow how far the run is: like the learning rate, read half-way through the step's own samples."""
-        middle = step.begin.schedule_samples + step.advance / 2
-        return self.spec.optimizer.options_by_progress(middle / self.samples_per_epoch, step.learning_rate)
+    def _options_by_progress(self, progress: float, learning_rate: float) -> dict[str, float]:
+        """See `StepPlan`. Args: progress: of the schedules at the middle of the step."""
+        return self.spec.optimizer.options_by_progress(progress / self.samples_per_epoch, learning_rate)
 
     # ---- what happens along the way -----------------------------------------------------------
 

@@ -47,10 +47,10 @@ class BranchPlan(TrainPlan):
             return self.next_batch(Position(position.epoch + 1, 0))
         return Slice(position.epoch, position.offset, position.offset + min(self.batch_size_at(position), left))
 
-    def average_power_at(self, position: Position) -> float:
+    def average_power(self, batch: Slice) -> float:
         """See `TrainPlan`. An average of weights keeps its half-life in samples, whether or not it says at which batch its decay was tuned."""
         base = self.spec.ema.base_global_batch_size if self.spec.ema else None
-        return self.counted_size(self.next_batch(position)) / (base or self.global_batch_size)
+        return self.counted_size(batch) / (base or self.global_batch_size)
 
     @cached_property
     def noise_every_steps(self) -> int:

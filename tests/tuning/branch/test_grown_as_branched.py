@@ -63,13 +63,14 @@ def test_its_steps_are_the_branchs(case: str, steps: int, power: float) -> None:
     position = Position(0, 0)
     while position != begin:
         step = made.step_at(position)
-        assert recipe.step_at(position).samples == step.samples
-        assert math.isclose(recipe.average_power_at(position), made.average_power_at(position))
+        of_recipe = recipe.step_at(position)
+        assert of_recipe.samples == step.samples
+        assert math.isclose(of_recipe.average_power, step.average_power)
         position = step.end
     for of_branch in itertools.takewhile(lambda step: step.end.samples_seen <= made.total_progress, branch.steps_from(begin)):
         of_recipe = recipe.step_at(of_branch.begin)
         assert of_recipe.samples == of_branch.samples
-        kept = [decay ** each.average_power_at(of_branch.begin) for decay, each in zip(decays, (recipe, branch), strict=True)]
+        kept = [decay**each.average_power for decay, each in zip(decays, (of_recipe, of_branch), strict=True)]
         assert kept[0] == pytest.approx(kept[1], rel=1e-12)
         if not schedule.num_more_samples:
             assert of_recipe.learning_rate == pytest.approx(of_branch.learning_rate, rel=1e-12)
@@ -83,9 +84,8 @@ def test_an_average_keeps_its_half_life_in_samples(base: int | None) -> None:
     made = plan(ema={"decay": 0.9, "base_global_batch_size": base}, stop={"epochs": 6})
     for multiple in (1, 2, 4):
         steps = itertools.takewhile(lambda step: step.end.samples_seen <= 2 * AMONG, branch_plan(made, multiple, 0.5, 0).steps_from(Position(0, 0)))
-        powers = [branch_plan(made, multiple, 0.5, 0).average_power_at(step.begin) for step in steps]
         # An epoch is 12 steps of 8 and one of 7, which counts as 8 at the run's own batch and as part of a larger step as 7.
-        assert sum(powers) * (base or 8) == pytest.approx(2 * AMONG, abs=2)
+        assert sum(step.average_power for step in steps) * (base or 8) == pytest.approx(2 * AMONG, abs=2)
 
 
 def test_samples_beyond_the_end_are_counted() -> None:

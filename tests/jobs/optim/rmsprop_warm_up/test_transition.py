@@ -53,7 +53,7 @@ def test_it_follows_the_samples_and_not_the_steps(batch: int) -> None:
         step = plan.step_at(position)
         epoch = (step.begin.samples_seen + step.samples.size / 2) / 96
         share = 1.0 if epoch >= 2.5 else 0.5 + (epoch - 2) if epoch >= 2 else math.exp(2 * (epoch - 2)) / 2
-        options = plan.options_by_progress(step)
+        options = step.options_by_progress
         assert options["sgd_weight"] == pytest.approx(share, rel=1e-12)
         assert options["rmsprop_weight"] * 0.5 * min(epoch, 1.0) == pytest.approx((1 - share) * 3e-4, rel=1e-12, abs=1e-18)
         shares.append(share)
