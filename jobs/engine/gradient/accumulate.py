@@ -7,12 +7,14 @@ The device is asked for numbers once per step.
 """
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
 
 from largebatch.jobs.data.batches import Batches
+from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.gradient.dual_noise import DualNoise
 from largebatch.jobs.engine.gradient.norm_gradients import NormNoise, layer_norms
 from largebatch.jobs.engine.gradient.objective import Objective, SummedLoss
@@ -22,8 +24,9 @@ from largebatch.jobs.engine.gradient.two_pass import embedding_objective
 from largebatch.jobs.engine.noise_scale import SampleSums
 from largebatch.jobs.engine.ranks.all_reduce import GradientSum
 from largebatch.jobs.engine.state import TrainState
+from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.dual_norm import DualNorm
-from largebatch.jobs.plan.step_plan import StepPlan
+from largebatch.jobs.plan.step_plan import Slice, StepPlan
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.contrastive import CoupledTask
 
@@ -61,38 +64,80 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
     share = Share(state, step, batches)
     state.buffers.begin_step()
     share.weigh()
-    forward = in_precision(state.forward, spec.precision, state.ranks.device)
-    objective: Objective = SummedLoss(state.task, share.total_weight, state.ranks.device)
-    if isinstance(state.task, CoupledTask) and not share.is_whole_batch:
-        objective = embedding_objective(state.task, share, forward) or objective
-    norms = NormNoise(layer_norms(state.model), share.total_weight) if step.measures_norms else None
-    dual = DualNoise(DualNorm(state.optimizer, spec.optimizer.dual_norm), share) if step.measures_dual else None
+    objective, noise = _objective(share, spec.precision), _Noise.of(share, spec.optimizer)
     with state.all_reduce.step(step, share.total_weight, len(share.micro_batches)) as gradient_sum, share.noting():
         for micro_batch, weight in zip(share.micro_batches, share.weights, strict=True) if share.is_sound else ():
             batch = share.read(micro_batch)
-            watching = norms.micro_batch(share.sample_weights(batch, micro_batch)) if norms else nullcontext()
-            halves = dual.micro_batch(micro_batch) if dual else nullcontext()
-            with gradient_sum.micro_batch(weight), share.passing(micro_batch), watching, halves:
-                beginning = objective.of(forward, batch, micro_batch)
-                state.buffers.end_forward()
-                beginning.backward()  # type: ignore[no-untyped-call]
+            measuring = noise.measuring(share, batch, micro_batch)
+            with gradient_sum.micro_batch(weight):
+                _backward(share, objective, measuring, batch, micro_batch)
         state.buffers.refuse_changed_settings()
-    squared_norm, of_norms = torch.zeros_like(objective.loss_sum), objective.loss_sum.new_zeros(3) if norms else None
+    measured = _agree(share, gradient_sum, _own_sums(share, objective, noise, gradient_sum))
+    if noise.dual is None or measured is None or not measured.is_finite:
+        return measured
+    return measured._replace(dual_norms=noise.dual.norms())
+
+
+class _Noise(NamedTuple):
+    """What a step measures besides, as the gradients of its passes arrive; None: not in this step."""
+
+    norms: NormNoise | None
+    dual: DualNoise | None
+
+    @classmethod
+    def of(cls, share: Share, optimizer: OptimizerConfig) -> "_Noise":
+        """The step's. Every rank makes one, at the same time. Args: share: with its weights."""
+        state, step = share.state, share.step
+        norms = NormNoise(layer_norms(state.model), share.total_weight) if step.measures_norms else None
+        dual = DualNoise(DualNorm(state.optimizer, optimizer.dual_norm), share) if step.measures_dual else None
+        return cls(norms, dual)
+
+    def measuring(self, share: Share, batch: Tree, micro_batch: Slice) -> AbstractContextManager[None]:
+        """A context for one micro-batch's forward and backward pass; its samples are weighed at once, before anything is drawn for the pass."""
+        norms = self.norms.micro_batch(share.sample_weights(batch, micro_batch)) if self.norms else None
+        dual = self.dual.micro_batch(micro_batch) if self.dual else None
+        return _both(norms, dual) if norms and dual else norms or dual or nullcontext()
+
+
+@contextmanager
+def _both(first: AbstractContextManager[None], second: AbstractContextManager[None]) -> Iterator[None]:
+    with first, second:
+        yield
+
+
+def _objective(share: Share, precision: str) -> Objective:
+    """The step's, on this rank; of a loss that couples samples which are split, after a first pass of them."""
+    state = share.state
+    forward = in_precision(state.forward, precision, state.ranks.device)
+    objective = None
+    if isinstance(state.task, CoupledTask) and not share.is_whole_batch:
+        objective = embedding_objective(state.task, share, forward)
+    return objective or SummedLoss(state.task, forward, share.total_weight, state.ranks.device)
+
+
+def _backward(share: Share, objective: Objective, measuring: AbstractContextManager[None], batch: Tree, micro_batch: Slice) -> None:
+    """Pass a micro-batch forward, and backward: its part of the step's gradient is added to `.grad`."""
+    with share.passing(micro_batch), measuring:
+        beginning = objective.of(batch, micro_batch)
+        share.state.buffers.end_forward()
+        beginning.backward()  # type: ignore[no-untyped-call]
+
+
+def _own_sums(share: Share, objective: Objective, noise: _Noise, gradient_sum: GradientSum) -> torch.Tensor:
+    """Sum up this rank's part: losses, squared norm, part of the pieces' squared norms, and what `NormNoise` sums; zeros after an error."""
+    squared_norm, of_norms = torch.zeros_like(objective.loss_sum), objective.loss_sum.new_zeros(3) if noise.norms else None
     if share.is_sound:
         with share.noting():
             squared_norm = gradient_sum.squared_norm()
-            of_norms = norms.sums() if norms else None
+            of_norms = noise.norms.sums() if noise.norms else None
     own = torch.stack([objective.loss_sum, squared_norm, gradient_sum.mean_squared_norm])
-    measured = _agree(share, gradient_sum, own if of_norms is None else torch.cat([own, of_norms]))
-    if dual is None or measured is None or not measured.is_finite:
-        return measured
-    return measured._replace(dual_norms=dual.norms())
+    return own if of_norms is None else torch.cat([own, of_norms])
 
 
 def _agree(share: Share, gradient_sum: GradientSum, own: torch.Tensor) -> Measured | None:
     """Add up what the ranks have to tell: all learn the same numbers here, before any of them acts on its own.
 
-    Args: own: this rank's sum of losses, squared norm, part of the pieces' squared norms, and what `NormNoise` sums up.
+    Args: own: see `_own_sums`.
     """
     ranks, own_weight = share.state.ranks, sum(share.weights)
     if ranks.world_size == 1:

@@ -17,19 +17,19 @@ class Objective(Protocol):
     loss_sum: Tensor
     """Of this rank's samples, as far as they are known; 0-d, float64, on the device."""
 
-    def of(self, forward: Callable[..., Any], batch: Tree, micro_batch: Slice) -> Tensor:
+    def of(self, batch: Tree, micro_batch: Slice) -> Tensor:
         """Pass a micro-batch forward; returns what its backward pass begins from, 0-d."""
 
 
 class SummedLoss:
     """The objective of a loss that is a sum over samples: each micro-batch's part of it, over the weight of the whole step."""
 
-    def __init__(self, task: Task, total_weight: float, device: torch.device) -> None:
-        self._task, self._total_weight = task, total_weight
+    def __init__(self, task: Task, forward: Callable[..., Any], total_weight: float, device: torch.device) -> None:
+        self._task, self._forward, self._total_weight = task, forward, total_weight
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
 
-    def of(self, forward: Callable[..., Any], batch: Tree, micro_batch: Slice) -> Tensor:
+    def of(self, batch: Tree, micro_batch: Slice) -> Tensor:
         """See `Objective`."""
-        loss = self._task.loss_sum(forward, batch)
+        loss = self._task.loss_sum(self._forward, batch)
         self.loss_sum = self.loss_sum + loss.detach().double()
         return loss / self._total_weight

@@ -37,7 +37,7 @@ def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., 
     objective = None
     if not share.state.ranks.sum_numbers(float(not share.is_sound))[0]:
         with share.noting():
-            objective = EmbeddingObjective(task, share.state.ranks, share.step, own)
+            objective = EmbeddingObjective(task, forward, share.state.ranks, share.step, own)
     return objective
 
 
@@ -48,8 +48,8 @@ class EmbeddingObjective:
         own: this rank's embeddings, of its micro-batches in order; none where it has no samples.
     """
 
-    def __init__(self, task: CoupledTask, ranks: Ranks, step: StepPlan, own: Sequence[Embeddings]) -> None:
-        self._task, self._num_samples = task, step.samples.size
+    def __init__(self, task: CoupledTask, forward: Callable[..., Any], ranks: Ranks, step: StepPlan, own: Sequence[Embeddings]) -> None:
+        self._task, self._forward, self._num_samples = task, forward, step.samples.size
         share = step.share(ranks.rank)
         start = share.start - step.samples.start
         everyones = gathered(ranks, own, [step.share(rank).size for rank in range(step.world_size)])
@@ -62,9 +62,9 @@ class EmbeddingObjective:
         self._gradients = Embeddings(first[start : start + share.size], second[start : start + share.size], scale, bias)
         self._begin = share.start
 
-    def of(self, forward: Callable[..., Any], batch: Tree, micro_batch: Slice) -> Tensor:
+    def of(self, batch: Tree, micro_batch: Slice) -> Tensor:
         """See `Objective`. Scale and bias, which all samples share, get their gradient in parts as large as the micro-batches."""
-        embeddings = self._task.embed(forward, batch)
+        embeddings = self._task.embed(self._forward, batch)
         rows = slice(micro_batch.start - self._begin, micro_batch.stop - self._begin)
         per_sample = (embeddings.first * self._gradients.first[rows]).sum() + (embeddings.second * self._gradients.second[rows]).sum()
         shared = embeddings.scale * self._gradients.scale + embeddings.bias * self._gradients.bias

@@ -6,7 +6,7 @@
                 ...  # backward pass of the micro-batch's summed loss over `total_weight`
 
 and `.grad` holds the sum: the mean gradient of the batch. One process, several ranks, compression and local SGD
-look alike here. Weights are what the mean divides by, of a micro-batch and in all: today each sample weighs 1.
+look alike here. Weights are what the mean divides by, of a micro-batch and in all: samples, or what a task weighs, such as tokens.
 """
 
 from collections.abc import Iterator
