@@ -15,7 +15,7 @@ from largebatch.jobs.run.records import EARLIER_NAMES
 
 
 class Kind(StrEnum):
-    """What a job is."""
+    """The kinds of jobs that a service takes."""
 
     RUN = "run"
     """One training run."""

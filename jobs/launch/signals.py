@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP, which a terminal that closes sends, as wishes, not as ends."""
+"""Turns SIGINT, SIGTERM and SIGHUP, which a terminal that closes sends, into a request to stop after the current step."""
 
 import signal
 import threading

@@ -24,7 +24,7 @@ class ByBatch(BaseModel):
 
 
 class ParentAnswer(BaseModel):
-    """See above."""
+    """The answer of a study or a sweep, as MLflow gets it."""
 
     words: list[str]
     by_batch: list[ByBatch]

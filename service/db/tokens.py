@@ -41,7 +41,7 @@ class ForbiddenError(LargebatchError):
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks."""
+    """On whose behalf a request is made, and what that person may."""
 
     owner: str
     scope: str

@@ -31,7 +31,7 @@ class Remedy(BaseModel):
 
 
 class NextSteps(BaseModel):
-    """From here on."""
+    """What a person may do about a job: commands that do the same again, and remedies."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 

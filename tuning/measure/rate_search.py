@@ -11,7 +11,7 @@ MOST_MOVES = 8
 
 
 class FoundRate(NamedTuple):
-    """What a search came to."""
+    """The learning rate that a search has found, and between which others the best one lies."""
 
     rate: float
     """The one with the lowest loss."""

@@ -30,7 +30,7 @@ class Tag(NamedTuple):
 
 
 class Label(NamedTuple):
-    """One name."""
+    """The name of a series, written beside its end."""
 
     lines: list[str]
     sign: str

@@ -41,7 +41,7 @@ class Axis(NamedTuple):
 
 
 class View(NamedTuple):
-    """Both axes."""
+    """The part of a chart's plane that is shown, by its two axes."""
 
     x: Axis
     y: Axis

@@ -62,7 +62,7 @@ class StoppedError(LargebatchError):
 
 
 class Driver:
-    """Runs one launch.
+    """Starts groups of workers one after the other until the run has ended, and decides after each failure whether there is a next one.
 
     Args:
         worker: what every worker group is told; this fills in what differs between them.

@@ -39,7 +39,7 @@ class CreatedToken(BaseModel):
 
 
 class Me(BaseModel):
-    """Who asks."""
+    """The person whom a token stands for, and what that person may."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 

@@ -23,7 +23,7 @@ NEAR = 0.3
 
 
 class Predicted(NamedTuple):
-    """One batch size."""
+    """What a run at one batch size is expected to cost up to the target."""
 
     global_batch_size: int
     seconds: float

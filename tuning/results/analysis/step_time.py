@@ -13,7 +13,7 @@ from largebatch.tuning.results.unit import Unit, unit_of
 
 
 class ProfilePoint(Record):
-    """One batch size."""
+    """How long a step takes at one batch size, as a profile has measured it."""
 
     global_batch_size: int
     micro_batch_size: int
