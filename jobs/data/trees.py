@@ -46,14 +46,6 @@ def map_first(change: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return map_leaves(lambda leaf: next(changes)(leaf), tree)
 
 
-def is_tree(value: Any) -> bool:
-    """Whether a value is a tree with at least one tensor in it."""
-    try:
-        return bool(leaves(value))
-    except TypeError:
-        return False
-
-
 def num_samples(batch: Tree) -> int:
     """The size of dimension 0 of the first tensor; all have the same."""
     return len(leaves(batch)[0])

@@ -143,9 +143,17 @@ class OptimizerConfig(FollowsSamples):
         """The config for a run of this share of the length: options that are told in epochs shrink with it; most optimizers have none."""
         return self
 
-    @abstractmethod
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+        """What `build` makes the optimizer of: its class, and all of its options but the learning rate; for it to import what it names."""
+        raise NotImplementedError
+
     def build(self, groups: ParamGroups) -> "Optimizer":
         """The optimizer over parameter groups; its learning rate, 0 here, is set before every step."""
+        from largebatch.jobs.optim.groupwise import eager
+
+        kind, options = self.class_and_options()
+        optimizer: Optimizer = eager(kind)(groups, lr=0.0, **options)  # type: ignore[call-arg]
+        return optimizer
 
 
 class DecoupledConfig(OptimizerConfig):

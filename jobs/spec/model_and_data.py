@@ -23,7 +23,20 @@ class AugmentSpec(Spec):
     """Image folders only: a random part of the image, resized (8 % to 100 % of the area)."""
 
 
-class DatasetSpec(Spec):
+class OneSource(Spec):
+    """What is either known by name or a person's own."""
+
+    name: str | None = None
+    entry_point: str | None = None
+
+    @model_validator(mode="after")
+    def _is_told_once(self) -> Self:
+        if (self.name is None) == (self.entry_point is None):
+            raise ValueError("give exactly one of name and entry_point")
+        return self
+
+
+class DatasetSpec(OneSource):
     """Where the samples come from."""
 
     name: str | None = None
@@ -53,14 +66,8 @@ class DatasetSpec(Spec):
             raise ValueError(f"must be {allowed}, not {amount}; leave it out to hold out none")
         return amount
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.name is None) == (self.entry_point is None):
-            raise ValueError("give exactly one of name and entry_point")
-        return self
 
-
-class ModelSpec(Spec):
+class ModelSpec(OneSource):
     """What is trained."""
 
     name: str | None = None
@@ -82,12 +89,6 @@ class ModelSpec(Spec):
     activation_checkpointing: bool | Annotated[tuple[str, ...], Field(min_length=1, strict=False)] = False
     """Keep the inputs of blocks alone for the backward pass, and run them once more there: less memory, more time, the same numbers. true: the
     parts of the model's nn.ModuleLists and nn.Sequentials; or patterns of the names of modules."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.name is None) == (self.entry_point is None):
-            raise ValueError("give exactly one of name and entry_point")
-        return self
 
     @field_validator("weights")
     @classmethod

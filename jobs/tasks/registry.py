@@ -5,12 +5,14 @@ The service and the MLflow mirror read specs too, and must not wait for torch: a
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt, Tag, model_validator
 
+from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.spec_base import Fraction, Spec
+from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange, ShareRange, WeightRange, token_ranges
 
 if TYPE_CHECKING:
@@ -243,9 +245,7 @@ class OwnTaskConfig(TaskConfig):
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`. Raises: SpecError where the entry point gives no task."""
-        from largebatch.jobs.entry_points import call_entry_point
         from largebatch.jobs.tasks.base import Task
-        from largebatch.jobs.tasks.metric import Metric
 
         _refuse_smoothing(self.entry_point, label_smoothing)
         task = call_entry_point("task.entry_point", self.entry_point, self.arguments)
@@ -284,6 +284,3 @@ AnyTask = Annotated[
     Discriminator(_kind),
 ]
 """The task's part of a spec."""
-
-TASKS: dict[str, type[TaskConfig]] = {get_args(member)[1].tag: get_args(member)[0] for member in get_args(get_args(AnyTask)[0])}
-"""The config of each task."""

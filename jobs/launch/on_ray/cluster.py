@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import psutil
 import ray
 
 from largebatch.jobs.errors import FaultError, InputError
@@ -81,11 +79,8 @@ def connected(options: TrainOptions) -> Iterator[Connection]:
         logs = getattr(context, "address_info", {}).get("session_dir")  # a client of Ray by ray:// is not told
         yield Connection(address is None, f"http://{url}" if url else None, str(Path(logs, "logs")) if logs else _newest_logs())
     finally:
-        leftovers = _dashboard_folders() if address is None else set()
         with contextlib.suppress(Exception):
             ray.shutdown()
-        for folder in leftovers:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start(common: dict[str, Any]) -> Any:
@@ -110,16 +105,6 @@ def _connect(address: str, common: dict[str, Any]) -> Any:
 
 def _newest_logs() -> str:
     return str(Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir()), "ray", "session_latest", "logs"))
-
-
-def _dashboard_folders() -> set[Path]:
-    """What an own Ray's dashboard leaves in the temporary folder: `pymp-...`, for a socket between its processes, which Ray ends too soon."""
-    folders = set()
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            sockets = [Path(connection.laddr) for connection in process.net_connections("unix") if connection.laddr]
-            folders |= {path.parent for path in sockets if path.parent.name.startswith("pymp-")}
-    return folders
 
 
 def refuse_silence(address: str, patience_s: float = CONNECT_S) -> None:

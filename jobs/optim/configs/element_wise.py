@@ -1,9 +1,9 @@
 """Optimizers that treat every number of a parameter alike: momentum SGD, AdamW, Lion."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from largebatch.jobs.optim.config_base import AdamConfig, DecoupledConfig, MomentumConfig, ParamGroups, TwoDecaysConfig
+from largebatch.jobs.optim.config_base import AdamConfig, DecoupledConfig, MomentumConfig, TwoDecaysConfig
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -17,13 +17,11 @@ class SgdConfig(MomentumConfig):
 
     usual_rate: ClassVar[float | None] = 0.1
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
         from torch.optim import SGD
 
-        from largebatch.jobs.optim.groupwise import eager
-
-        return eager(SGD)(groups, lr=0.0, momentum=self.built_with("momentum"), nesterov=self.nesterov)
+        return SGD, {"momentum": self.built_with("momentum"), "nesterov": self.nesterov}
 
 
 class AdamWConfig(DecoupledConfig, AdamConfig):
@@ -34,13 +32,12 @@ class AdamWConfig(DecoupledConfig, AdamConfig):
 
     usual_rate: ClassVar[float | None] = 1e-3
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.adamw import AdamW
-        from largebatch.jobs.optim.groupwise import eager
 
         epsilon = 1e-8 if self.epsilon is None else self.epsilon
-        return eager(AdamW)(groups, lr=0.0, betas=self.betas, eps=epsilon, fused=True)
+        return AdamW, {"betas": self.betas, "eps": epsilon, "fused": True}
 
 
 class LionConfig(DecoupledConfig, TwoDecaysConfig):
@@ -58,9 +55,8 @@ class LionConfig(DecoupledConfig, TwoDecaysConfig):
         """The mean."""
         return 1
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.groupwise import eager
         from largebatch.jobs.optim.lion import Lion
 
-        return eager(Lion)(groups, lr=0.0, betas=self.betas)
+        return Lion, {"betas": self.betas}

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
-from largebatch.jobs.optim.config_base import AdamConfig, MomentumConfig, OptimizerConfig, ParameterGroupConfig, ParamGroups
+from largebatch.jobs.optim.config_base import AdamConfig, MomentumConfig, OptimizerConfig, ParameterGroupConfig
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -42,22 +42,19 @@ class LarsConfig(LayerwiseConfig, MomentumConfig):
 
     usual_rate: ClassVar[float | None] = 5.0
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.groupwise import eager
         from largebatch.jobs.optim.lars import LARS
 
-        return eager(LARS)(
-            groups,
-            lr=0.0,
-            momentum=self.built_with("momentum"),
-            nesterov=self.nesterov,
-            trust_coefficient=self.trust_coefficient,
-            epsilon=self.epsilon or 0.0,
-            learning_rate_in_momentum=self.learning_rate_in_momentum,
-            max_trust_ratio=self.max_trust_ratio,
-            zero_norms=self.zero_norms,
-        )
+        return LARS, {
+            "momentum": self.built_with("momentum"),
+            "nesterov": self.nesterov,
+            "trust_coefficient": self.trust_coefficient,
+            "epsilon": self.epsilon or 0.0,
+            "learning_rate_in_momentum": self.learning_rate_in_momentum,
+            "max_trust_ratio": self.max_trust_ratio,
+            "zero_norms": self.zero_norms,
+        }
 
 
 class LambConfig(LayerwiseConfig, AdamConfig):
@@ -82,19 +79,16 @@ class LambConfig(LayerwiseConfig, AdamConfig):
             raise ValueError(f"phi_min {self.phi_min} is above phi_max {self.phi_max}")
         return self
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.groupwise import eager
         from largebatch.jobs.optim.lamb import LAMB
 
-        return eager(LAMB)(
-            groups,
-            lr=0.0,
-            betas=self.betas,
-            epsilon=1e-6 if self.epsilon is None else self.epsilon,
-            bias_correction=self.bias_correction,
-            phi_min=self.phi_min,
-            phi_max=self.phi_max,
-            max_trust_ratio=self.max_trust_ratio,
-            zero_norms=self.zero_norms,
-        )
+        return LAMB, {
+            "betas": self.betas,
+            "epsilon": 1e-6 if self.epsilon is None else self.epsilon,
+            "bias_correction": self.bias_correction,
+            "phi_min": self.phi_min,
+            "phi_max": self.phi_max,
+            "max_trust_ratio": self.max_trust_ratio,
+            "zero_norms": self.zero_norms,
+        }

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from largebatch.jobs.optim.config_base import OneDecayConfig, ParamGroups
+from largebatch.jobs.optim.config_base import OneDecayConfig
 from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 
 if TYPE_CHECKING:
@@ -42,17 +42,14 @@ class MuonConfig(TwoRulesConfig, OneDecayConfig):
         """The gradient's mean."""
         return math.prod(shape)
 
-    def build_main(self, groups: ParamGroups) -> "Optimizer":
-        """See `TwoRulesConfig`."""
-        from largebatch.jobs.optim.groupwise import eager
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+        """See `OptimizerConfig`."""
         from largebatch.jobs.optim.split.muon import Muon
 
-        return eager(Muon)(
-            groups,
-            lr=0.0,
-            momentum=self.built_with("momentum"),
-            nesterov=self.nesterov,
-            ns_steps=self.ns_steps,
-            eps=self.epsilon or 1e-7,
-            adjust_lr_fn=self.adjust_lr_fn,
-        )
+        return Muon, {
+            "momentum": self.built_with("momentum"),
+            "nesterov": self.nesterov,
+            "ns_steps": self.ns_steps,
+            "eps": self.epsilon or 1e-7,
+            "adjust_lr_fn": self.adjust_lr_fn,
+        }

@@ -1,10 +1,10 @@
 """Optimizers without a schedule of rates: an average of the iterates takes its place."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 
-from largebatch.jobs.optim.config_base import BY_SQUARES, EUCLIDEAN, OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.config_base import BY_SQUARES, EUCLIDEAN, OptimizerConfig
 from largebatch.jobs.spec_base import Fraction
 
 if TYPE_CHECKING:
@@ -47,12 +47,11 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
         """The iterate and the average."""
         return 2
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeSGD
-        from largebatch.jobs.optim.groupwise import eager
 
-        return eager(ScheduleFreeSGD)(groups, lr=0.0, beta=self.momentum, weight_lr_power=self.weight_lr_power)
+        return ScheduleFreeSGD, {"beta": self.momentum, "weight_lr_power": self.weight_lr_power}
 
 
 class ScheduleFreeAdamWConfig(ScheduleFreeConfig):
@@ -78,10 +77,9 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig):
         """The iterate, the average and the second moment."""
         return 3
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeAdamW
-        from largebatch.jobs.optim.groupwise import eager
 
         epsilon = 1e-8 if self.epsilon is None else self.epsilon
-        return eager(ScheduleFreeAdamW)(groups, lr=0.0, beta=self.beta1, beta2=self.beta2, eps=epsilon, weight_lr_power=self.weight_lr_power)
+        return ScheduleFreeAdamW, {"beta": self.beta1, "beta2": self.beta2, "eps": epsilon, "weight_lr_power": self.weight_lr_power}

@@ -50,9 +50,9 @@ class TwoRulesConfig(DecoupledConfig):
     def numbers_kept(self, shape: tuple[int, ...]) -> int:
         """How many float32 numbers the rule for matrices keeps for a parameter of this shape."""
 
-    @abstractmethod
     def build_main(self, groups: ParamGroups) -> "Optimizer":
-        """The rule for matrices over parameter groups. Raises: InputError."""
+        """The rule for matrices over parameter groups, of `class_and_options`. Raises: InputError."""
+        return super().build(groups)
 
     @property
     def decays_in_words(self) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from largebatch.jobs.optim.config_base import OneDecayConfig, ParamGroups
+from largebatch.jobs.optim.config_base import OneDecayConfig
 from largebatch.jobs.spec_base import Fraction
 
 if TYPE_CHECKING:
@@ -74,11 +74,10 @@ class RmspropSgdConfig(OneDecayConfig):
         epochs = {name: getattr(self, name) * share for name in ("transition_epoch", "transition_period_epochs")}
         return self.model_copy(update=epochs)
 
-    def build(self, groups: ParamGroups) -> "Optimizer":
+    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
-        from largebatch.jobs.optim.groupwise import eager
         from largebatch.jobs.optim.rmsprop_warm_up.rmsprop_sgd import RMSpropSGD
 
         weights: dict[str, Any] = {"sgd_weight": 0.5, "rmsprop_weight": 0.5}  # like the rate they are set before every step
         momentum = self.built_with("momentum")
-        return eager(RMSpropSGD)(groups, lr=0.0, momentum=momentum, beta2=self.beta2, epsilon=self.epsilon or 1e-8, **weights)
+        return RMSpropSGD, {"momentum": momentum, "beta2": self.beta2, "epsilon": self.epsilon or 1e-8, **weights}

@@ -14,7 +14,7 @@ from torch.optim import Optimizer, RMSprop
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.job import prepare
-from largebatch.jobs.optim.config_base import OptimizerConfig, ParamGroups
+from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS, AnyOptimizer
 from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -36,9 +36,9 @@ class RmspropConfig(OptimizerConfig):
         """The mean square."""
         return 1
 
-    def build(self, groups: ParamGroups) -> Optimizer:
+    def class_and_options(self) -> tuple[type[Optimizer], dict[str, Any]]:
         """See `OptimizerConfig`."""
-        return RMSprop(groups, lr=0.0, alpha=self.smoothing)
+        return RMSprop, {"alpha": self.smoothing}
 
 
 class Extended(TrainSpec):
