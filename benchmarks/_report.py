@@ -71,7 +71,7 @@ def _table(rows: Sequence[Mapping[str, str]]) -> list[str]:
 def _conditions(given: argparse.Namespace) -> list[str]:
     return [
         f"`{command_line()}`",
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {platform.system()} {platform.machine()},"
+        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {platform.system()} {platform.machine()},"
         f" load average {os.getloadavg()[0]:.1f} at the end",
         f"Python {platform.python_version()}, torch {torch.__version__}",
         f"{given.repetitions} repetitions, the sides in turn, ratios pair by pair: median (lower quartile ... upper quartile)",
@@ -85,7 +85,7 @@ def command_line() -> str:
     return shlex.join(["python", f"benchmarks/{Path(program).name}", *kept])
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name; platform knows it only on some systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -18,7 +18,7 @@ from statistics import mean
 from typing import NamedTuple
 
 import torch
-from _report import _processor, command_line, page
+from _report import command_line, page, processor
 from torch import nn
 from torch.nn import functional
 
@@ -193,7 +193,7 @@ def _conditions(given: argparse.Namespace, load_at_start: float) -> list[str]:
     return [
         f"`{command_line()}`",
         f"seeds 0 ... {given.seeds - 1} for each recipe, 0 ... {given.baseline_seeds - 1} for the example, all sides in turn within a seed",
-        f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}, {load}",
+        f"{processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.system()} {platform.machine()}, {load}",
         f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {version('torchvision')}",
     ]
 

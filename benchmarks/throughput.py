@@ -41,7 +41,7 @@ BLOCK = 8192
 """Samples; about half a second. A noisy machine slows both sides of a pair of short blocks alike, not those of a pair of epochs."""
 
 
-def _spec(global_batch_size: int) -> TrainSpec:
+def spec_of(global_batch_size: int) -> TrainSpec:
     return TrainSpec.model_validate(
         {
             "name": "throughput",
@@ -161,7 +161,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 def _row(global_batch_size: int, data_dir: Path, given: argparse.Namespace) -> dict[str, str]:
     """One batch size: many short blocks of ours and the limit in turn, then epochs of ours and the loader."""
-    job = prepare(_spec(global_batch_size), torch.device("cpu"), data_dir)
+    job = prepare(spec_of(global_batch_size), torch.device("cpu"), data_dir)
     steps_in_block, steps_in_epoch = max(BLOCK // global_batch_size, 1), len(job.dataset.train) // global_batch_size
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         ours, loader = Ours(job, journal), _loader(job, data_dir)

@@ -51,13 +51,13 @@ def _serve(global_batch_size: int, data_dir: Path) -> None:
     import tempfile
 
     import torch
-    from throughput import Ours, _spec
+    from throughput import Ours, spec_of
 
     import largebatch
     from largebatch.jobs.job import prepare
     from largebatch.jobs.run.journal import Journal
 
-    job = prepare(_spec(global_batch_size), torch.device("cpu"), data_dir)
+    job = prepare(spec_of(global_batch_size), torch.device("cpu"), data_dir)
     num_steps = max(BLOCK // global_batch_size, 1)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
         ours = Ours(job, journal)

@@ -47,7 +47,7 @@ class SampleDropout(nn.Module):
         self.inplace = bool(getattr(dropout, "inplace", False))
         self.training = dropout.training
         self._theirs = (dropout.train(),)  # in a tuple, so that it is no part of the model
-        self._layer, self._leading = layer, leading
+        self.layer, self._leading = layer, leading
         self._first_key = key("dropout", layer, 0)
         self._states: Tensor | None = None
         self._runs: dict[int, int] = {}
@@ -87,7 +87,7 @@ class SampleDropout(nn.Module):
         if torch.compiler.is_compiling():
             return self._first_key
         mark = int(torch.randint(2**63 - 1, ()))
-        return key("dropout", self._layer, self._runs.setdefault(mark, len(self._runs)))
+        return key("dropout", self.layer, self._runs.setdefault(mark, len(self._runs)))
 
     def extra_repr(self) -> str:
         """For printing."""

@@ -47,10 +47,10 @@ def told_while_working() -> Iterator[Callable[[str], None]]:
 
 
 class TrainingView:
-    """Follows one run's records; a context manager."""
+    """Follows one run's records; a context manager. Args: clock: seconds, by which what is shown is held back."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
         self._total_steps, self._total_progress = 0, 0.0
         self._live = console.is_terminal
         self._shown_at_s = 0.0
@@ -58,7 +58,7 @@ class TrainingView:
         self._first: StepRecord | None = None
         self._last: StepRecord | None = None
         self._unit = SAMPLES
-        self._progress = Progress(
+        self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TextColumn("[cyan]{task.fields[left]}"),
@@ -67,14 +67,15 @@ class TrainingView:
             transient=True,
             disable=not self._live,
         )
-        self._task: Any = self._progress.add_task("preparing", total=None, left=time_left(None))
+        """The line that moves, on a terminal."""
+        self._task: Any = self.progress.add_task("preparing", total=None, left=time_left(None))
 
     def __enter__(self) -> "TrainingView":
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self.progress.stop()
 
     def expect(self, total_steps: int, total_progress: float) -> None:
         """Know how many steps and samples the plan has."""
@@ -104,18 +105,18 @@ class TrainingView:
                 self._say(self._line(self._last))
         elif isinstance(record, StepRecord):
             self._first, self._last = self._first or record, record
-            now = time.monotonic()
+            now = self._clock()
             if now - self._shown_at_s >= (REFRESH_S if self._live else PLAIN_EVERY_S):
                 if self._live:
                     remaining_s = self._remaining_s(record)
-                    self._progress.update(self._task, description=self._line(record), remaining_s=remaining_s, left=time_left(remaining_s))
+                    self.progress.update(self._task, description=self._line(record), remaining_s=remaining_s, left=time_left(remaining_s))
                 elif self._shown_at_s:
                     self.notice(self._line(record))
                 self._shown_at_s = now
 
     def _say(self, phase: str) -> None:
         """Let the moving line say this until the next step."""
-        self._progress.update(self._task, description=phase)
+        self.progress.update(self._task, description=phase)
 
     def _rate(self, record: StepRecord) -> float:
         first = self._first or record

@@ -260,7 +260,7 @@ def test_what_is_replaced_and_what_is_not() -> None:
     assert use_sample_dropout(model) is model
     assert list(model.state_dict()) == keys, "checkpoints of before fit"
     dropouts = sample_dropouts(model)
-    assert [(module.p, module._layer) for module in dropouts] == [(0.3, 0), (0.1, 1)]
+    assert [(module.p, module.layer) for module in dropouts] == [(0.3, 0), (0.1, 1)]
     assert model["flat"][2] is model["again"][0] is model["again"][1] is dropouts[1]
     assert model["flat"][3] is own
     assert isinstance(model["flat"][4], nn.AlphaDropout)

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +45,26 @@ def test_where_runs_may_be_kept() -> None:
             serve(Settings.read(runs_dir="s3://bucket/runs", port=8080, **{**on_ray, missing: None}))
 
 
+class Listening(Storage):
+    """A storage that remembers which bytes it was asked for."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self.asked = list[tuple[int, int]]()
+
+    def pieces(self, name: str, start: int, end: int) -> Iterator[bytes]:
+        self.asked.append((start, end))
+        return super().pieces(name, start, end)
+
+
 def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
     run_dir = tmp_path / "run" / "a"
     (run_dir / CHECKPOINTS).mkdir(parents=True)
-    kept, copies = StoredRun(Storage(f"{bucket}/grows"), run_dir), RunCopies(Storage(f"{bucket}/grows"), tmp_path / "copies", list)
+    storage = Listening(f"{bucket}/grows")
+    kept, copies = StoredRun(Storage(f"{bucket}/grows"), run_dir), RunCopies(storage, tmp_path / "copies", list)
     copy = tmp_path / "copies" / "a"
     copies.refresh("a")
     assert not copy.exists(), "there is nothing yet"
-    asked: list[tuple[int, int]] = []
-    pieces = copies._storage.pieces
-    copies._storage.pieces = lambda name, start, end: (asked.append((start, end)), pieces(name, start, end))[1]  # type: ignore[method-assign]
     for step in (1, 2):
         with Journal(run_dir) as journal:
             journal.write(made_records.step(step))
@@ -65,7 +76,7 @@ def test_a_copy_grows_with_its_run(bucket: str, tmp_path: Path) -> None:
         placeholder = copy / CHECKPOINTS / saved.name
         assert (placeholder.stat().st_size, abs(placeholder.stat().st_mtime - time.time()) < 60) == (0, True), "when it was made, without its bytes"
     size = (run_dir / JOURNAL).stat().st_size
-    assert asked == [(0, size // 2), (size // 2, size)], "the new bytes alone"
+    assert storage.asked == [(0, size // 2), (size // 2, size)], "the new bytes alone"
     assert read_progress(JOB, copy)["step"] == 2
     (run_dir / SUMMARY).write_text("{}")
     kept.push()

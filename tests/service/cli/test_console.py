@@ -2,6 +2,8 @@
 
 import io
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ from rich.console import Console
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.run.records import StepRecord
 from largebatch.jobs.spec.read import read_spec
-from largebatch.service.cli import console
 from largebatch.service.cli.console import TrainingView
 from largebatch.service.cli.tables import print_runs
 
@@ -28,28 +29,30 @@ START = made_records.start(num_train_samples=1000, num_test_samples=250, num_cla
 EVALUATION = made_records.evaluation(10, 20.0, 100, score=0.8125)
 
 
-def view(is_terminal: bool, width: int = 150) -> tuple[TrainingView, io.StringIO]:
+class Clock:
+    """A clock to turn by hand."""
+
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def view(is_terminal: bool, width: int = 150, clock: Callable[[], float] = time.monotonic) -> tuple[TrainingView, io.StringIO]:
     text = io.StringIO()
-    training = TrainingView(Console(file=text, force_terminal=is_terminal, width=width))
+    training = TrainingView(Console(file=text, force_terminal=is_terminal, width=width), clock)
     training.expect(PLAN.total_steps, PLAN.total_progress)
     return training, text
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock to turn by hand."""
-    now = [1000.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_a_pipe_gets_plain_lines(clock: list[float]) -> None:
-    training, text = view(is_terminal=False)
+def test_a_pipe_gets_plain_lines() -> None:
+    clock = Clock()
+    training, text = view(is_terminal=False, clock=clock)
     with training:
         training.started(Path("runs/[x]"))
         training.record(START)
         for number in range(1, 11):
-            clock[0] += 1.0
+            clock.now_s += 1.0
             training.record(step(number))
         training.record(EVALUATION)
     lines = text.getvalue().splitlines()
@@ -61,16 +64,17 @@ def test_a_pipe_gets_plain_lines(clock: list[float]) -> None:
     assert "\x1b" not in text.getvalue()
 
 
-def test_a_terminal_gets_one_line_that_moves(clock: list[float]) -> None:
-    training, text = view(is_terminal=True)
+def test_a_terminal_gets_one_line_that_moves() -> None:
+    clock = Clock()
+    training, text = view(is_terminal=True, clock=clock)
     with training:
         for number in range(1, 51):
-            clock[0] += 1.0
+            clock.now_s += 1.0
             training.record(step(number))
         training.record(EVALUATION)
-        clock[0] += 1.0
+        clock.now_s += 1.0
         training.record(step(51))
-        task = training._progress.tasks[0]
+        task = training.progress.tasks[0]
         assert task.description == "step 51/100  50 samples/s  loss 0.5000  lr 0.01  accuracy 0.8125"
         assert task.fields["remaining_s"] == pytest.approx((10_000 - 5_100) / 50)
     assert "epoch 1.00" not in text.getvalue()
@@ -96,9 +100,8 @@ def test_a_narrow_terminal_gets_whole_numbers(width: int) -> None:
     training, text = view(is_terminal=True, width=width)
     with training:
         training.record(EVALUATION)
-        training._shown_at_s = 0.0
         training.record(step(51))
-        training._progress.refresh()
+        training.progress.refresh()
     line = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
     assert all(part in line for part in ("step 51/100", "loss 0.5000", "--:-- left", "0:00:0"))
     assert ("accuracy 0.8125" in line) == (width == 80)
@@ -146,18 +149,19 @@ def test_the_noise_in_the_optimizers_own_norm_says_so(capsys: pytest.CaptureFixt
 
 def test_under_adascale_time_runs_with_the_schedules() -> None:
     """With a gain of 3 times the batch's share the schedules move 300 samples a step of 100."""
-    training, _ = view(is_terminal=True)
+    clock = Clock()
+    training, _ = view(is_terminal=True, clock=clock)
     with training:
         for number in (1, 21):
             shown = step(number).model_copy(update={"schedule_samples": 300.0 * number, "gain": 3.0})
-            training._shown_at_s = 0.0
+            clock.now_s += 1.0
             training.record(shown)
         # 6,300 of 10,000 are done, at 300 every two seconds.
-        assert training._progress.tasks[0].fields["remaining_s"] == pytest.approx(3_700 / 150)
+        assert training.progress.tasks[0].fields["remaining_s"] == pytest.approx(3_700 / 150)
 
 
 def test_the_first_step_has_no_rate_yet() -> None:
     training, _ = view(is_terminal=True)
     with training:
         training.record(step(1))
-        assert training._progress.tasks[0].fields["remaining_s"] is None
+        assert training.progress.tasks[0].fields["remaining_s"] is None
