@@ -27,7 +27,9 @@ class OneSource(Spec):
     """What is either known by name or a person's own."""
 
     name: str | None = None
+    """Of what is known here."""
     entry_point: str | None = None
+    """A person's own: "package.module:function"."""
 
     @model_validator(mode="after")
     def _is_told_once(self) -> Self:
