@@ -19,6 +19,26 @@ LAUNCHERS = "largebatch.jobs.launch.on_ray."
 """What only runs inside Ray, and may import it."""
 
 
+GATES = {
+    "jobs/optim/config_base.py": "a spec is read without torch: a config imports what it builds when it builds it",
+    "jobs/optim/configs/": "the same",
+    "jobs/optim/rmsprop_warm_up/config.py": "the same",
+    "jobs/tasks/registry.py": "the same, of tasks",
+    "jobs/launch/train.py": "launch: Ray where there are workers, torch where there are none",
+    "jobs/launch/on_ray/train.py": "the driver: a run that is refused has not waited for Ray",
+    "jobs/launch/on_ray/worker/entry.py": "a worker sets how threads wait before torch is loaded",
+    "tuning/sweep/trials/": "trials: Ray's processes, this machine's, or torch once a child of a warm process trains",
+    "tuning/branch/branch.py": "pictures: matplotlib and plotly once there is something to draw",
+    "tuning/report/run_figures.py": "the same",
+    "tuning/study/study.py": "the same",
+    "service/api/analysis.py": "the analysis worker: each question imports what it needs, the first plan neither Ray nor plotly",
+    "service/api/dependencies.py": "a service without a cluster does not wait for Ray",
+    "service/cli/main.py": "the command line: what words an error imports what runs need",
+    "service/cli/commands/": "the command line: help and what is refused do not wait for torch",
+}
+"""The files and folders whose functions may import of ours, and why; CONTRIBUTING names them."""
+
+
 def name_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(("largebatch", *(parts[:-1] if parts[-1] == "__init__" else parts)))
@@ -93,6 +113,35 @@ def test_files_and_functions_have_a_human_size() -> None:
     assert not [path for path in FILES if len(path.read_text().splitlines()) > 400]
     functions = [(path, node) for path in FILES for node in nodes_of(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert not [(path, node.name) for path, node in functions if (node.end_lineno or 0) - node.lineno >= 70]
+
+
+def test_imports_stand_at_the_top_but_for_named_gates() -> None:
+    inside = set()
+    for path in FILES:
+        functions = [node for node in nodes_of(path) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        names = {alias.name for each in functions for node in ast.walk(each) if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module or "" for each in functions for node in ast.walk(each) if isinstance(node, ast.ImportFrom)}
+        if any(name.startswith("largebatch") for name in names):
+            inside.add(str(path.relative_to(ROOT)))
+    assert {path for path in inside if not path.startswith(tuple(GATES))} == set()
+    assert [gate for gate in GATES if not any(path.startswith(gate) for path in inside)] == [], "gates that nothing goes through any more"
+
+
+THEIRS = {"_labelnames", "_split_scope", "_dynamo", "_exit"}
+"""Private names of other people's libraries that tests read: prometheus-client's, pytest-xdist's, torch's compiler, and `os._exit`."""
+OF_NAMED_TUPLES = {"_replace", "_asdict", "_fields", "_make"}
+"""Public, for all their underscore."""
+
+
+def test_tests_and_benchmarks_go_through_public_seams() -> None:
+    private = set()
+    for path in (*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")):
+        for node in nodes_of(path):
+            if isinstance(node, ast.ImportFrom):
+                private.update((path.name, alias.name) for alias in node.names if re.match(r"_(?!_)", alias.name))
+            if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr) and ast.unparse(node.value) not in {"self", "cls", "super()"}:
+                private.add((path.name, node.attr))
+    assert {(file, name) for file, name in private if name not in THEIRS | OF_NAMED_TUPLES} == set()
 
 
 def test_half_of_the_files_have_80_to_150_lines_or_about() -> None:
