@@ -1,4 +1,4 @@
-"""One family of errors that are meant for people: field, problem, hint.
+"""One family of errors that are meant for people: field, problem, hint; and the hint for a name that is not known.
 
 LargebatchError
 |-- InputError            a person's input is wrong           exit 2, never retried
@@ -12,6 +12,8 @@ LargebatchError
     `-- StorageError      a folder or disk that refuses
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -86,3 +88,15 @@ class FaultError(LargebatchError, RuntimeError):
 
 class StorageError(FaultError):
     """A folder that cannot be written or a disk that is full."""
+
+
+def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
+    """A hint with the names most like `word`: "Did you mean ...?", or the whole list (or `listed`, where that is too long)."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    close = [name for name in close if _likeness(name, word) > _likeness(close[0], word) - 0.3]
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join([*listed] or names)}."
+
+
+def _likeness(name: str, word: str) -> float:
+    return difflib.SequenceMatcher(None, name, word).ratio()

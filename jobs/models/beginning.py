@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from largebatch.jobs.entry_points import ANYTHING, described
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.models.weights import place, read_weights
 from largebatch.jobs.optim.parameter_groups import groups_in_words
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 MOST_NAMES = 20

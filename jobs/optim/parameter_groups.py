@@ -6,11 +6,10 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.optim import Optimizer
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.by_samples.options import BY_TIME_SCALE
 from largebatch.jobs.optim.config_base import LEARNING_RATE_FACTOR, TRANSPOSED, Kind, OptimizerConfig, ParameterGroupConfig, ParamGroups
 from largebatch.jobs.optim.split.kinds import kinds_of, transposed_in
-from largebatch.jobs.spec.mistakes import nearest
 
 MOST_NAMES = 20
 """How many names a sentence lists."""

@@ -22,7 +22,7 @@ from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.engine.model_check.recomputation import refuse_changed_by_running_again
 from largebatch.jobs.engine.warm_up import outputs_and_layers, refuse_misfit
 from largebatch.jobs.entry_points import ANYTHING
-from largebatch.jobs.errors import PlanError
+from largebatch.jobs.errors import PlanError, nearest
 from largebatch.jobs.models.beginning import begin_with
 from largebatch.jobs.models.first_pass import NUM_SAMPLES as FIRST_SAMPLES
 from largebatch.jobs.models.modes import train_mode
@@ -40,7 +40,6 @@ from largebatch.jobs.optim.split.heads import head_weights
 from largebatch.jobs.optim.split.in_words import rules_in_words
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size, resolve_span
 from largebatch.jobs.plan.step_plan import Slice
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.language_modelling import BITS_PER_BYTE, LanguageModelling

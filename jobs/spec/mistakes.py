@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import pydantic
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.spec_base import Spec
 
@@ -43,18 +43,6 @@ WHY_OTHERS = {"weight_decay_time_scale": "it is for decoupled weight decay"}
 """Why an option is some optimizers' alone, where its name does not say it."""
 BRANCH = re.compile(r"(int|float|str|bool|none)$|constrained-|.*\[")
 """What pydantic calls a branch of a union of plain types."""
-
-
-def nearest(word: str, known: Iterable[str], listed: Iterable[str] = ()) -> str:
-    """A hint with the names most like `word`: "Did you mean ...?", or the whole list (or `listed`, where that is too long)."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    close = [name for name in close if _likeness(name, word) > _likeness(close[0], word) - 0.3]
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join([*listed] or names)}."
-
-
-def _likeness(name: str, word: str) -> float:
-    return difflib.SequenceMatcher(None, name, word).ratio()
 
 
 def refuse_unknown_arguments(section: str, name: str, arguments: Iterable[str], known: Collection[str]) -> None:

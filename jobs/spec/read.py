@@ -9,10 +9,10 @@ from typing import Any
 import pydantic
 
 import largebatch
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.spec.alternatives import ALTERNATIVES
-from largebatch.jobs.spec.mistakes import first_mistake, nearest
+from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
 

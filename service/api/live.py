@@ -22,7 +22,7 @@ from largebatch.service.db.store import Store
 from largebatch.service.job import FINAL, Job, Kind
 from largebatch.service.present.views import JobView
 from largebatch.service.queue.run_folders import RunFolders
-from largebatch.tuning.study.files import SWEEP_OF_STUDY
+from largebatch.tuning.files import SWEEP_OF_STUDY
 from largebatch.tuning.sweep.ledger import LEDGER
 
 LOOK_EVERY_S = 0.5

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
-from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.errors import InputError, SpecError, nearest
 from largebatch.jobs.launch.options import read_workers
 from largebatch.jobs.run.records import Outcome
-from largebatch.jobs.spec.mistakes import first_mistake, nearest
+from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_beyond
 from largebatch.jobs.spec.train_spec import TrainSpec

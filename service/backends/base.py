@@ -11,7 +11,7 @@ from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.launch.options import TrainOptions, read_workers
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import Capacity, Job, Kind, Machine
-from largebatch.tuning.study.files import STUDY
+from largebatch.tuning.files import STUDY
 from largebatch.tuning.study.options import begin_study
 from largebatch.tuning.sweep.ledger import SWEEP, begin_sweep
 from largebatch.tuning.sweep.spec import SweepSpec

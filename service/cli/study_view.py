@@ -19,7 +19,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
 from largebatch.service.cli.commands.sweep import run_with_view
 from largebatch.service.cli.console import PLAIN_EVERY_S, time_left
-from largebatch.tuning.study.files import PROFILE, STUDY
+from largebatch.tuning.files import PROFILE, STUDY
 from largebatch.tuning.study.options import (
     Stage,
     StudyOptions,

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from largebatch.jobs.errors import InputError
-from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.errors import InputError, nearest
 from largebatch.service.db.tables import jobs
 
 BRIEF = [column for column in jobs.c if column.name not in {"spec", "base", "summary"}]

@@ -14,7 +14,7 @@ from largebatch.jobs.run.json_lines import parse_object, read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.service.job import Job, Kind
-from largebatch.tuning.study.files import PROFILE, SWEEP_OF_STUDY
+from largebatch.tuning.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import SHARPNESS, SIZED, SOLUTION, STAGES
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
 from largebatch.tuning.sweep.space import count_runs

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.tuning.branch.answer import BranchAnswer, answer_of_branches
-from largebatch.tuning.branch.files import ANSWER, BRANCHES, RECIPE
 from largebatch.tuning.branch.origin import Origin
 from largebatch.tuning.branch.run_branches import Ask, BranchListener, run_branches
 from largebatch.tuning.branch.schedule import as_yaml
+from largebatch.tuning.files import BRANCH_ANSWER, BRANCHES, GROWN_RECIPE
 
 
 class Left(NamedTuple):
@@ -26,10 +26,10 @@ def branch_run(origin: Origin, ask: Ask, tolerance: float | None, listener: Bran
 
     branched, folder = run_branches(origin, ask, listener), origin.run_dir / BRANCHES
     answer, recipe = answer_of_branches(origin, ask, branched, tolerance)
-    write_text(folder / ANSWER, answer.model_dump_json(indent=2) + "\n")
+    write_text(folder / BRANCH_ANSWER, answer.model_dump_json(indent=2) + "\n")
     for chart in branch_charts(answer):
         write_png(chart, folder / f"{chart.name}.png")
-    path = folder / RECIPE
+    path = folder / GROWN_RECIPE
     if recipe is None:
         path.unlink(missing_ok=True)  # of an answer that more branches have changed
         return Left(answer, folder, None)

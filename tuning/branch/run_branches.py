@@ -16,10 +16,10 @@ from typing import NamedTuple
 from largebatch.jobs.errors import InputError, PlanError
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.run_folder import storage_errors
-from largebatch.tuning.branch.files import BRANCHES, LEDGER
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.plan import branch_plan, evaluation_places
 from largebatch.tuning.branch.train import Branch, BranchResult, train_branch
+from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
 
 
 class Ask(NamedTuple):
@@ -69,7 +69,7 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched
     todo = [(point, branch) for point, branch in asked if branch not in kept]
     began_s, seconds, num_done = time.monotonic(), list[float](), 0
     with storage_errors(folder):
-        ledger = LineAppender(folder / LEDGER)
+        ledger = LineAppender(folder / BRANCH_LEDGER)
     try:
         for point, branch in todo:
             expected_s = statistics.mean(seconds) if seconds else 0.0
@@ -81,7 +81,7 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched
             if result is None:
                 break
             _refuse_diverged(origin, result)
-            with storage_errors(folder / LEDGER):
+            with storage_errors(folder / BRANCH_LEDGER):
                 ledger.append(result.model_dump_json().encode())
             kept[branch], num_done = result, num_done + 1
             seconds.append(result.seconds)
@@ -118,7 +118,7 @@ def _asked(origin: Origin, ask: Ask) -> list[tuple[BranchPoint, Branch]]:
 
 def read_results(folder: Path) -> list[BranchResult]:
     """What was kept; a line that a kill cut short is left out."""
-    documents = (parse_object(line.content) for line in read_all_lines(folder / LEDGER))
+    documents = (parse_object(line.content) for line in read_all_lines(folder / BRANCH_LEDGER))
     return [BranchResult.model_validate(document) for document in documents if document is not None]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from largebatch.tuning.branch.files import ANSWER, BRANCHES, RECIPE
+from largebatch.tuning.files import BRANCH_ANSWER, BRANCHES, GROWN_RECIPE
 from largebatch.tuning.results.answers import BranchedRun
 from largebatch.tuning.results.run_result import RunResult
 
@@ -12,11 +12,11 @@ def branched_runs(runs: Iterable[RunResult]) -> list[BranchedRun]:
     found = []
     for run in runs:
         folder = run.folder / BRANCHES if run.folder else None
-        if folder is None or not (folder / ANSWER).is_file():
+        if folder is None or not (folder / BRANCH_ANSWER).is_file():
             continue
         try:
-            branched = BranchedRun.model_validate_json((folder / ANSWER).read_text())
+            branched = BranchedRun.model_validate_json((folder / BRANCH_ANSWER).read_text())
         except (OSError, ValueError):
             continue
-        found.append(branched.model_copy(update={"recipe": str(folder / RECIPE)}))
+        found.append(branched.model_copy(update={"recipe": str(folder / GROWN_RECIPE)}))
     return found

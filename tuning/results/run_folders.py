@@ -11,8 +11,8 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.tracking.folder_mirror import REPORT, is_kept_beside_runs
+from largebatch.tuning.files import STUDY, SWEEP_OF_STUDY
 from largebatch.tuning.results.collect import unreadable_in_words
-from largebatch.tuning.study.files import STUDY, SWEEP_OF_STUDY
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_of
 from largebatch.tuning.sweep.space import count_runs

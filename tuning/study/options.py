@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.errors import InputError, SpecError, nearest
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.run_folder import storage_errors, write_text
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
-from largebatch.tuning.study.files import STUDY
+from largebatch.tuning.files import STUDY
 from largebatch.tuning.sweep.ledger import STUDY_TAG
 
 SIZED, PREDICTION, SHARPNESS = "sized-sweep.json", "prediction.json", "sharpness.json"

@@ -19,11 +19,11 @@ from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EvalRecord, Outcome, Record, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.files import REFERENCE
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import has_result
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.study.files import REFERENCE
 from largebatch.tuning.study.options import StudyOptions
 from largebatch.tuning.sweep.space import with_fields
 

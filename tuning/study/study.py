@@ -26,6 +26,7 @@ from largebatch.jobs.preparing.examine import training_set
 from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.tuning.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.measure.profile import profile
 from largebatch.tuning.report.contents import Attempts, Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, predict
@@ -36,7 +37,6 @@ from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.bounds import longest_reference, most_left, refuse_endless
 from largebatch.tuning.study.conclusion import Prediction, conclude
 from largebatch.tuning.study.expected import AFTER_S, Expected, candidates
-from largebatch.tuning.study.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import PREDICTION, SIZED, STAGES, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
 from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, SweepTime, size_sweep, what_was_chosen

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.by_samples.options import decay_of
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size
-from largebatch.jobs.spec.mistakes import first_mistake, nearest
+from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fields
 from largebatch.jobs.spec.text import read_document
 from largebatch.jobs.spec.train_spec import TrainSpec

@@ -10,10 +10,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from largebatch.jobs.errors import nearest
 from largebatch.jobs.optim.by_samples.options import half_life_fields
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.spec.alternatives import IN_TOKENS
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec_base import Spec
 from largebatch.tuning.sweep.optimizers import OPTIMIZER, OPTIMIZER_NAME, RATE_POWER, RATE_REACH, optimizer_fields, optimizer_of, usual_rate
 

@@ -20,8 +20,8 @@ from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
 from largebatch.jobs.data.sources.tokens import MAKE, token_parts
 from largebatch.jobs.data.sources.validation import hold_out
-from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.spec.mistakes import nearest, refuse_unknown_arguments
+from largebatch.jobs.errors import DataError, SpecError, nearest
+from largebatch.jobs.spec.mistakes import refuse_unknown_arguments
 from largebatch.jobs.spec.model_and_data import AugmentSpec, DatasetSpec
 from largebatch.jobs.tasks.registry import ClassificationConfig, ContrastiveConfig, TaskConfig
 

@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.mistakes import nearest
+from largebatch.jobs.errors import SpecError, nearest
 
 FIELD = "model.activation_checkpointing"
 MOST_NAMES = 20

@@ -7,8 +7,8 @@ from torch import nn
 
 from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.entry_points import ANYTHING, described
-from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.mistakes import cannot_be_built, nearest
+from largebatch.jobs.errors import SpecError, nearest
+from largebatch.jobs.spec.mistakes import cannot_be_built
 
 TIMM = "timm:"
 """Begins the names of these models: timm:mobilenetv3_small_050."""

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.mistakes import cannot_be_built, nearest
+from largebatch.jobs.errors import SpecError, nearest
+from largebatch.jobs.spec.mistakes import cannot_be_built
 
 
 def torchvision_model(name: str, arguments: Mapping[str, Any], dataset: Dataset, ours: Collection[str]) -> nn.Module:

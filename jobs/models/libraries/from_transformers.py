@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.errors import SpecError
-from largebatch.jobs.spec.mistakes import cannot_be_built, nearest, refuse_unknown_arguments
+from largebatch.jobs.errors import SpecError, nearest
+from largebatch.jobs.spec.mistakes import cannot_be_built, refuse_unknown_arguments
 
 TRANSFORMERS = "transformers:"
 """Begins the names of these models: transformers:GPT2LMHeadModel."""

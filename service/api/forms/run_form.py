@@ -2,10 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.by_samples.options import half_life_fields
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.params import flat
 from largebatch.service.api.forms.fields import (

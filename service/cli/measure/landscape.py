@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.run_folder import refuse_unwritable
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson, refuse_unless_positive
 from largebatch.service.cli.tables import print_rows

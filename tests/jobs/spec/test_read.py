@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from small_runs import document
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.plan.train_plan import USUAL_NOISE_EVERY
-from largebatch.jobs.spec.mistakes import OTHER_WORDS, nearest
+from largebatch.jobs.spec.mistakes import OTHER_WORDS
 from largebatch.jobs.spec.read import build_spec, entry_points, read_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.train_spec import GradientSpec
 

@@ -11,8 +11,8 @@ from made_runs import made_folder, made_run
 
 from largebatch.tuning.branch.answer import BranchAnswer, Place
 from largebatch.tuning.branch.critical import BranchedBatch
-from largebatch.tuning.branch.files import ANSWER, BRANCHES, RECIPE
 from largebatch.tuning.branch.schedule import BatchSchedule
+from largebatch.tuning.files import BRANCH_ANSWER, BRANCHES, GROWN_RECIPE
 from largebatch.tuning.results.answers import GrowthAdvice
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult
@@ -107,7 +107,7 @@ def branched(run_dir: Path, schedule: BatchSchedule | None, optimizer: str = "sg
         num_left=0, places=[Place(step=10, samples_seen=640, critical=critical, noise_scale=None)], schedule=schedule, words=[], rows=[],
     )  # fmt: skip
     (run_dir / BRANCHES).mkdir()
-    (run_dir / BRANCHES / ANSWER).write_text(answer.model_dump_json())
+    (run_dir / BRANCHES / BRANCH_ANSWER).write_text(answer.model_dump_json())
 
 
 SCHEDULE = BatchSchedule(growth=[(1.5, 2)], places=[640], rate_follows="linear", num_steps=60, num_constant_steps=100, num_more_samples=0)
@@ -139,7 +139,7 @@ def test_branches_that_were_measured_are_used(
     (growing,) = json.loads(out)["growing"]
     assert (code, growing["optimizer"], growing["verdict"], growing["is_measured"]) == (0, "sgd", verdict, True)
     if schedule:
-        assert growing["evidence"][0]["text"].endswith(str(run_dir / BRANCHES / RECIPE))
+        assert growing["evidence"][0]["text"].endswith(str(run_dir / BRANCHES / GROWN_RECIPE))
 
 
 @pytest.mark.parametrize(("grown", "verdict"), [(0.94, "measure"), (0.95, "grow"), (0.96, "grow")])
@@ -165,7 +165,7 @@ def test_nothing_is_said_of_an_own_optimizer_unless_it_was_measured() -> None:
 def test_an_answer_of_branches_that_cannot_be_read_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_dir = made_folder(tmp_path, 64)
     (run_dir / BRANCHES).mkdir()
-    (run_dir / BRANCHES / ANSWER).write_text("{")
+    (run_dir / BRANCHES / BRANCH_ANSWER).write_text("{")
     code, out, _ = said(capsys, "advise", run_dir, "--json")
     assert (code, json.loads(out)["growing"][0]["is_measured"]) == (0, False)
 

@@ -8,9 +8,8 @@ import pytest
 from command_line import said
 from made_runs import BASE, sweep, work
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
-from largebatch.jobs.spec.mistakes import nearest
 from largebatch.tuning.sweep.ledger import Ledger
 from largebatch.tuning.sweep.space import count_runs, group_name, groups, read_sweep, refuse_impossible, with_fields
 from largebatch.tuning.sweep.spec import RangeSpec, SweepSpec

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.files import PROFILE, REFERENCE, STUDY, SWEEP_OF_STUDY
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import has_result
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.study.files import PROFILE, REFERENCE, STUDY, SWEEP_OF_STUDY
 from largebatch.tuning.sweep.ledger import BASE
 
 

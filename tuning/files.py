@@ -1,0 +1,11 @@
+"""Names of what a study and branching leave in their folders. Whoever only looks at folders, as the service does, imports no more than this."""
+
+STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
+"""The file that tells a study's folder, and the folder in it that holds the sweep."""
+PROFILE, REFERENCE = "profile.json", "reference"
+"""The step times of its recipe, and the run of it as it was."""
+
+BRANCHES = "branches"
+"""The folder in the run's."""
+BRANCH_LEDGER, BRANCH_ANSWER, GROWN_RECIPE = "branches.jsonl", "answer.json", "grown.yaml"
+"""What came of each branch, what they say together, and the run's recipe with the batch that they allow."""
