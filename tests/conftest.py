@@ -170,9 +170,3 @@ def _certificates_are_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
         yield
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_said_of_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes of tests keep both cores busy: a run in this process would say so among its notices."""
-    monkeypatch.setattr("largebatch.jobs.engine.core_wait.SHORTEST_S", float("inf"))

@@ -25,7 +25,6 @@ PIECE = 2**20
 """Bytes of a file that are read and turned into tokens at a time; what is turned ends at the end of a line where there is one."""
 PROGRESS = "progress.json"
 SAVE_EVERY_S = 2.0
-"""How much work a process that is killed loses, at most and about."""
 SPECIAL = ("<|endoftext|>", "</s>", "[SEP]", "<eos>")
 """Tokens that end a document, by their usual names."""
 MASKS = ("[MASK]", "<mask>")
@@ -116,10 +115,10 @@ class _Progress(BaseModel):
 class _Writer:
     """Writes tokens, and keeps what was whole at the end of the last block.
 
-    Args: partial: the folder. done: how far the work came; the files are cut there.
+    Args: partial: the folder. done: how far the work came; the files are cut there. save_every_s: see `make_tokens`.
     """
 
-    def __init__(self, partial: Path, tokenizer: Tokenizer, dtype: str, done: _Progress, files: ExitStack) -> None:
+    def __init__(self, partial: Path, tokenizer: Tokenizer, dtype: str, done: _Progress, files: ExitStack, save_every_s: float) -> None:
         self.done, self._whole = done, done.model_copy()
         self._partial, self._tokenizer, self._dtype = partial, tokenizer, np.dtype(dtype).newbyteorder("<")
         sizes = {TOKENS: self._dtype.itemsize * done.num_tokens, DOCUMENTS: 8 * done.num_documents}
@@ -128,7 +127,7 @@ class _Writer:
         self._files = {name: files.enter_context((partial / name).open("ab")) for name in sizes}
         for name, size in sizes.items():
             self._files[name].truncate(size)
-        self._saved_s = time.monotonic()
+        self._saved_s, self._save_every_s = time.monotonic(), save_every_s
 
     @property
     def counts_text_bytes(self) -> bool:
@@ -175,7 +174,7 @@ class _Writer:
     def end_block(self) -> None:
         """Keep what there is, and put it on the disk now and then."""
         self._whole = self.done.model_copy()
-        if time.monotonic() >= self._saved_s + SAVE_EVERY_S:
+        if time.monotonic() >= self._saved_s + self._save_every_s:
             self.save()
             self._saved_s = time.monotonic()
 
@@ -197,6 +196,7 @@ def make_tokens(
     test_fraction: float = 0.1,
     separator: str | None = None,
     piece: int = PIECE,
+    save_every_s: float = SAVE_EVERY_S,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_notice: Callable[[str], None] = lambda text: None,
 ) -> TokenFacts:
@@ -206,6 +206,7 @@ def make_tokens(
         files: text, each one document, or cut where `separator` stands; .jsonl: the "text" of each line.
         test_fraction: of the tokens, from the end; between 0 and 1.
         piece: bytes of a file that are read at once.
+        save_every_s: how much work a process that is killed loses, at most and about.
         on_progress: told (bytes done, bytes in all).
         on_notice: told why what an earlier call left cannot be used.
     Raises: InputError for what cannot be read or is there already, StorageError.
@@ -226,7 +227,7 @@ def make_tokens(
         partial.mkdir(parents=True, exist_ok=True)
         done, digest = _earlier(partial, task, files, tell, on_notice)
         with ExitStack() as opened:
-            writer = _Writer(partial, tokenizer, dtype, done, opened)
+            writer = _Writer(partial, tokenizer, dtype, done, opened, save_every_s)
             try:
                 _append(writer, files, separator, piece, digest, tell)
             except BaseException:

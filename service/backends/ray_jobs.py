@@ -83,17 +83,19 @@ class RayJobs:
         client: JobSubmissionClient | None = None,
         list_alive: Callable[[str], list[Any]] | None = None,
         answer_s: float = ANSWER_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
         client, list_alive: what asks Ray for jobs and for machines, for a cluster that a test makes up.
         answer_s: how long the dashboard may take to answer at all.
+        clock: seconds, by which machines are asked for now and then.
         """
         if not re.match(r"https?://", address):
             raise SpecError("--address", f"{address!r} is not the address of a Ray dashboard.", EXAMPLE)
         self.address = address
         self._list_alive = list_alive or list_alive_nodes
         self._alive: frozenset[str] = frozenset()
-        self._looked_at_s = 0.0
+        self._looked_at_s, self._clock = 0.0, clock
         if client is None:
             _refuse_silence(address, answer_s)
         try:
@@ -119,8 +121,8 @@ class RayJobs:
         driver = details.driver_node_id
         if job.is_over or driver is None:
             return job
-        if driver not in self._alive or time.monotonic() - self._looked_at_s > LOOK_AT_NODES_EVERY_S:
-            self._alive, self._looked_at_s = frozenset(node.node_id for node in self._list_alive(self.address)), time.monotonic()
+        if driver not in self._alive or self._clock() - self._looked_at_s > LOOK_AT_NODES_EVERY_S:
+            self._alive, self._looked_at_s = frozenset(node.node_id for node in self._list_alive(self.address)), self._clock()
         return job if driver in self._alive else job._replace(status="FAILED", message="The machine of its driver is gone.")
 
     def nodes(self) -> list[tuple[str, dict[str, float]]]:

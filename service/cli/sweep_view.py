@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -48,13 +49,22 @@ class _Standing:
 class SweepView:
     """Follows a sweep; a context manager.
 
-    Args: total: its runs, at most; rounds_s: seconds within which it begins rounds that it can do without (`budget.rounds_seconds`).
+    Args: total: its runs, at most; rounds_s: seconds within which it begins rounds that it can do without (`budget.rounds_seconds`); clock: seconds.
     """
 
-    def __init__(self, console: Console, sweep_groups: list[SweepGroup], total: int, ledger: Ledger, rounds_s: float | None = None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        sweep_groups: list[SweepGroup],
+        total: int,
+        ledger: Ledger,
+        rounds_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._console, self._total, self._ledger, self._rounds_s = console, total, ledger, rounds_s
         self._standings = [_Standing(group_name(sweep_group)) for sweep_group in sweep_groups]
-        self._has_begun, self._began_s, self._num_over_before = False, time.monotonic(), 0
+        self._has_begun, self._began_s, self._num_over_before = False, clock(), 0
         for trial in ledger.trials:
             if ledger.is_over(trial):
                 self._take(trial)
@@ -84,7 +94,7 @@ class SweepView:
 
     def _begins(self, trial: Trial) -> None:
         if not self._has_begun:  # what came before, such as the start of processes, comes once
-            self._has_begun, self._began_s = True, time.monotonic()
+            self._has_begun, self._began_s = True, self._clock()
         self._standings[trial.group].running[trial.number] = 0.0
 
     def _reports(self, trial: Trial, report: TrialReport) -> None:
@@ -112,7 +122,7 @@ class SweepView:
         done = self._num_over - self._num_over_before
         if not done:
             return time_left(None)
-        elapsed_s = time.monotonic() - self._began_s
+        elapsed_s = self._clock() - self._began_s
         left_s = elapsed_s / done * (self._total - self._num_over)
         if self._rounds_s is not None:  # a run that is under way then is not ended
             left_s = min(left_s, max(self._rounds_s - elapsed_s, elapsed_s / done))

@@ -224,9 +224,14 @@ def _refuse_beyond_vocabulary(folder: Path, facts: TokenFacts, parts: dict[str, 
 
 
 @lru_cache(maxsize=16)
-def first_beyond(path: Path, dtype: str, num_tokens: int, vocabulary_size: int, changed_ns: int) -> tuple[int, int] | None:
-    """(position, number) of the first token beyond the vocabulary; None: there is none. Args: changed_ns: a file that changed is read anew."""
-    tokens, say_s = _mapped(path, dtype, num_tokens), time.monotonic() + SAYS_AFTER_S
+def first_beyond(
+    path: Path, dtype: str, num_tokens: int, vocabulary_size: int, changed_ns: int, says_after_s: float = SAYS_AFTER_S
+) -> tuple[int, int] | None:
+    """(position, number) of the first token beyond the vocabulary; None: there is none.
+
+    Args: changed_ns: a file that changed is read anew; says_after_s: so long nothing is said of how far it is.
+    """
+    tokens, say_s = _mapped(path, dtype, num_tokens), time.monotonic() + says_after_s
     for start in range(0, num_tokens, CHECKED_AT_ONCE):
         chunk = tokens[start : start + CHECKED_AT_ONCE]
         if int(chunk.max()) >= vocabulary_size:

@@ -184,10 +184,9 @@ class TestBeyondTheVocabulary:
         monkeypatch.setattr(token_files, "first_beyond", None)
         token_parts(folder, 16, "packed", 1)
 
-    def test_a_long_look_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_long_look_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = folder_of(tmp_path, "hello world " * 100)
-        monkeypatch.setattr(token_files, "SAYS_AFTER_S", 0.0)
-        assert token_files.first_beyond(folder / "tokens.bin", "uint16", 1201, 258, 0) is None
+        assert token_files.first_beyond(folder / "tokens.bin", "uint16", 1201, 258, 0, says_after_s=0.0) is None
         assert capsys.readouterr().err == f"Looking through {folder / 'tokens.bin'}: 0%\n"
 
 

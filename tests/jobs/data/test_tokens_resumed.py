@@ -73,12 +73,15 @@ def test_one_large_file_tells_how_far_it_is_and_goes_on_within(tmp_path: Path) -
     assert second.num_texts == 27 - 19  # 26 blocks, and what is left at the end
 
 
-def test_what_a_killed_process_saved_now_and_then_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(making, "SAVE_EVERY_S", 0.0)
+def test_what_a_killed_process_saved_now_and_then_is_enough(tmp_path: Path) -> None:
     file, saved = tmp_path / "big.txt", []
     file.write_text("line of text\n" * 500)
     progress = tmp_path / ".o.part" / "progress.json"
-    make_tokens([file], tmp_path / "o", byte_tokenizer(), piece=1024, on_progress=lambda *_: saved.append(json.loads(progress.read_text())))
+
+    def read(done: int, total: int) -> None:
+        saved.append(json.loads(progress.read_text()))
+
+    make_tokens([file], tmp_path / "o", byte_tokenizer(), piece=1024, save_every_s=0.0, on_progress=read)
     assert [place["place"][0] for place in saved] == [1024, 2048, 3072, 4096, 5120, 6144, 6500]
 
 

@@ -1,10 +1,10 @@
 """A job whose driver went down with its machine has failed, whatever a head says that came back with old notes (tests/k8s has a real one)."""
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from ray.job_submission import JobStatus
 
 from largebatch.service.backends.ray_jobs import LOOK_AT_NODES_EVERY_S, NAME, RayJobs
@@ -21,9 +21,9 @@ class Alive:
         return [SimpleNamespace(node_id=name) for name in self.names]
 
 
-def cluster_of(jobs: list[Any], alive: Alive) -> RayJobs:
+def cluster_of(jobs: list[Any], alive: Alive, clock: Callable[[], float] = time.monotonic) -> RayJobs:
     client: Any = SimpleNamespace(list_jobs=lambda: jobs, get_version=lambda: "4")
-    return RayJobs("http://127.0.0.1:8265", client, alive)
+    return RayJobs("http://127.0.0.1:8265", client, alive, clock=clock)
 
 
 def told(job_id: str, status: JobStatus, driver: str | None) -> Any:
@@ -42,10 +42,10 @@ def test_a_running_job_needs_its_drivers_machine() -> None:
     assert "machine of its driver" in found["lost"].message
 
 
-def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [told("run", JobStatus.RUNNING, "one")]
+def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named() -> None:
+    jobs, now_s = [told("run", JobStatus.RUNNING, "one")], 100.0
     alive = Alive("one")
-    cluster = cluster_of(jobs, alive)
+    cluster = cluster_of(jobs, alive, clock=lambda: now_s)
     for _ in range(3):
         assert cluster.all()[0].status == "RUNNING"
     assert alive.num_looks == 1
@@ -55,8 +55,7 @@ def test_machines_are_asked_for_now_and_then_and_when_a_new_one_is_named(monkeyp
     assert alive.num_looks == 2
     assert {job.name: job.status for job in cluster.all()} == {"run": "FAILED", "other": "RUNNING"}
     alive.names = ()
-    now_s = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now_s + LOOK_AT_NODES_EVERY_S + 1)
+    now_s += LOOK_AT_NODES_EVERY_S + 1
     assert {job.status for job in cluster.all()} == {"FAILED"}
 
 
