@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from largebatch.jobs.data.fingerprint import DATA
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.device import device_name, environment
 from largebatch.jobs.engine.evaluation.evaluate import evaluate
@@ -26,6 +27,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import FAILED, EndRecord, Headline, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+from largebatch.jobs.whole_files import write_text, write_whole
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,16 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
 
 def write_facts(job: Prepared, run_dir: Path) -> None:
     """Write down what the run begins with: spec, plan, data, machine."""
-    run_folder.write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
-    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
-    run_folder.write_text(run_dir / run_folder.DATA, job.fingerprint.model_dump_json() + "\n")
-    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({**environment(job.device), "data_dir": str(job.data_dir)}, indent=2) + "\n")
+    write_text(run_dir / run_folder.SPEC, job.spec.model_dump_json(indent=2) + "\n")
+    write_text(run_dir / run_folder.PLAN, json.dumps(job.plan_in_numbers(), indent=2) + "\n")
+    write_text(run_dir / DATA, job.fingerprint.model_dump_json() + "\n")
+    write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({**environment(job.device), "data_dir": str(job.data_dir)}, indent=2) + "\n")
 
 
 def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, draw: Callable[[Path], None]) -> None:
     """Leave summary and figure in the run's folder, then say that the run has ended: whoever reads that, the mirror for one, finds them."""
     if job.ranks.is_first:
-        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
         if job.spec.tracking.logs_model and summary.outcome.is_result:
             keep_model(tracker, run_dir)
         try:
@@ -106,7 +108,7 @@ def end(job: Prepared, run_dir: Path, tracker: Tracker, summary: RunSummary, dra
 def keep_model(tracker: Tracker, run_dir: Path) -> None:
     """Leave the whole model in the run's folder, for MLflow; one that cannot be pickled costs no run."""
     try:
-        with evaluation_weights(tracker.state), run_folder.write_whole(run_dir / run_folder.MODEL) as file:
+        with evaluation_weights(tracker.state), write_whole(run_dir / run_folder.MODEL) as file:
             torch.save(tracker.state.model, file)
     except Exception as error:  # a person's model may hold anything
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -122,7 +124,7 @@ def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception)
     with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
         journal.write(NoticeRecord(step=state.progress.step, text=f"{FAILED}{' '.join(reason.split())}"))
         summary = summarise(job, state, Outcome.FAILED, run_dir, core_wait_fraction=None)
-        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
         journal.write(EndRecord(summary=summary))
         journal.sync()
 

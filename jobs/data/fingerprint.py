@@ -23,10 +23,11 @@ from largebatch.jobs.data.keyed_random import key, own_draws, uniform
 from largebatch.jobs.data.loaders import SeededSamples
 from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.errors import LargebatchError
-from largebatch.jobs.run.run_folder import DATA
 
 HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""
+DATA = "data.json"
+"""The fingerprint's file in a run's folder."""
 MOST_NUMBERS = 2**20
 """Numbers in those samples together: large samples are looked at in fewer positions."""
 MOST_HELD_NUMBERS = 2**22

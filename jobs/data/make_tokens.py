@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from largebatch.jobs.data.sources.text_files import Place, digest_of, new_digest, read_blocks
 from largebatch.jobs.data.sources.tokens import DOCUMENTS, FACTS, TEXT_BYTES, TEXT_BYTES_TYPE, TOKENS, Array, TokenFacts
 from largebatch.jobs.errors import InputError, StorageError
-from largebatch.jobs.run.run_folder import storage_errors, write_text
+from largebatch.jobs.whole_files import storage_errors, write_text
 
 PIECE = 2**20
 """Bytes of a file that are read and turned into tokens at a time; what is turned ends at the end of a line where there is one."""

@@ -21,6 +21,7 @@ from largebatch.jobs.run.storage import Storage
 from largebatch.jobs.run.stored_run import StoredRun
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
+from largebatch.jobs.whole_files import write_text
 
 
 def prepare_locally(spec: TrainSpec, options: TrainOptions, world_size: int | None = None) -> Prepared:
@@ -81,7 +82,7 @@ def kept_run(
     def finish(summary: RunSummary) -> RunSummary:
         mlflow_run_id = mirror.finish()
         summary = summary.model_copy(update={"mlflow_run_id": mlflow_run_id, "run_dir": stored.uri if stored else summary.run_dir})
-        run_folder.write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+        write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
         return summary
 
     with run_folder.exclusive(run_dir, "train", patience_s), stored or nullcontext():

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from largebatch.jobs.entry_points import described
 from largebatch.jobs.errors import CheckpointError, InputError, SpecError
-from largebatch.jobs.run.run_folder import write_whole
 from largebatch.jobs.spec.model_and_data import WEIGHT_FILES
+from largebatch.jobs.whole_files import write_whole
 
 
 def evaluated_weights(saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from largebatch.jobs.run.records import FAILED, EndRecord, EvalRecord, NoticeRec
 from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.recorded import RecordedSpec
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
+from largebatch.jobs.whole_files import write_text
 
 T = TypeVar("T")
 CLOCK = "The training clock is that of another program's loop: what sets kernels up or compiles in its first steps is counted."
@@ -171,8 +172,8 @@ class Recorder:
             self._journal, self._run_dir = NoJournal(), self._output_dir
             return
         self._run_dir = run_folder.create(self._output_dir, run_folder.new_run_id(self.spec.name))
-        run_folder.write_text(self._run_dir / run_folder.SPEC, self.spec.model_dump_json(indent=2) + "\n")
-        run_folder.write_text(self._run_dir / run_folder.ENVIRONMENT, json.dumps(environment(self.device), indent=2) + "\n")
+        write_text(self._run_dir / run_folder.SPEC, self.spec.model_dump_json(indent=2) + "\n")
+        write_text(self._run_dir / run_folder.ENVIRONMENT, json.dumps(environment(self.device), indent=2) + "\n")
         self._journal = Journal(self._run_dir)
         progress = self._progress
         start = StartRecord(
@@ -328,7 +329,7 @@ class Recorder:
             evaluated_on=self._evaluated_on, gradient_noise_scale=self._noise.noise_scale,
         )  # fmt: skip
         if self.ranks.is_first:
-            run_folder.write_text(self._run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+            write_text(self._run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
         journal.write(EndRecord(summary=summary))
         journal.sync()
         journal.__exit__()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import CheckpointError
-from largebatch.jobs.run.run_folder import write_whole
+from largebatch.jobs.whole_files import write_whole
 
 NAME = re.compile(r"^(step|best)-(\d{8,})\.([0-9a-f]{32})\.pt$")
 

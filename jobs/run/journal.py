@@ -12,7 +12,8 @@ import pydantic
 
 from largebatch.jobs.run.json_lines import LineAppender, read_all_lines
 from largebatch.jobs.run.records import FAILED, EndRecord, EvalRecord, JournalRecord, NoticeRecord, Record, StartRecord, StepRecord
-from largebatch.jobs.run.run_folder import JOURNAL, storage_errors
+from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.jobs.whole_files import storage_errors
 
 _ADAPTER: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
 

@@ -1,6 +1,5 @@
-"""A run's folder: the names of its files, and writing them whole or not at all."""
+"""A run's folder: the names of its files, and the spec that lies in it."""
 
-import errno
 import json
 import os
 import secrets
@@ -8,19 +7,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from largebatch.jobs.errors import CheckpointError, InputError, StorageError
+from largebatch.jobs.errors import CheckpointError, InputError
 from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.jobs.spec.recorded import RecordedSpec, is_recorded
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.whole_files import refusal, storage_errors
 
 SPEC = "spec.json"
 PLAN = "plan.json"
 ENVIRONMENT = "environment.json"
-DATA = "data.json"
 JOURNAL = "records.jsonl"
 SUMMARY = "summary.json"
 FIGURE = "figure.png"
@@ -29,8 +27,6 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model.pt"
 """The whole model with the weights that it was evaluated with, where MLflow gets it."""
 AT_WORK = "another process is at work on this run"
-REFUSALS = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
-RESUME_LATER = "The last checkpoint is whole: free some space or mend the folder, then resume the run."
 
 
 def new_run_id(name: str) -> str:
@@ -104,42 +100,6 @@ def refuse_unwritable(output_dir: Path, option: str = "--output-dir") -> None:
         probe.rmdir()
     except OSError as error:
         raise InputError(option, f"{existing} cannot be written ({refusal(error)}).", f"Give another {option}.") from error
-
-
-@contextmanager
-def storage_errors(path: Path, hint: str = RESUME_LATER) -> Iterator[None]:
-    """Turns the file system's refusals into one StorageError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(str(path), f"cannot be written ({refusal(error)}).", hint) from error
-
-
-def refusal(error: OSError) -> str:
-    """Why the file system refuses, in words."""
-    return REFUSALS.get(error.errno or 0) or error.strerror or str(error)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file whole. Raises: StorageError."""
-    with write_whole(path) as file:
-        file.write(text.encode())
-
-
-@contextmanager
-def write_whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under `path` only when it was written, flushed to disk and closed without error."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with storage_errors(path):
-        try:
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from largebatch.jobs.errors import InputError, StorageError
-from largebatch.jobs.run import run_folder
+from largebatch.jobs.whole_files import write_whole
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Storage:
     def download(self, name: str, target: Path) -> None:
         """Fetch a file, whole or not at all. Raises: OSError, StorageError."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        with self._fs.open_input_stream(self._path(name)) as stream, run_folder.write_whole(target) as file:
+        with self._fs.open_input_stream(self._path(name)) as stream, write_whole(target) as file:
             while piece := stream.read(PIECE_BYTES):
                 file.write(piece)
 

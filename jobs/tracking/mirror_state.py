@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
-from largebatch.jobs.run.run_folder import MLFLOW, write_text
+from largebatch.jobs.run.run_folder import MLFLOW
+from largebatch.jobs.whole_files import write_text
 
 
 @dataclass

@@ -8,9 +8,9 @@ from typing import Self
 
 from pydantic import BaseModel
 
-from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.tracking.metrics import Point
 from largebatch.jobs.tracking.params import LONGEST_TAG
+from largebatch.jobs.whole_files import write_text
 
 ANSWER = "answer.json"
 

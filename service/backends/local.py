@@ -15,7 +15,7 @@ import psutil
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.import_paths import environment, python
-from largebatch.jobs.run.run_folder import refusal
+from largebatch.jobs.whole_files import refusal
 from largebatch.service.backends import job_supervisor
 from largebatch.service.backends.base import SPEC, CannotStart, Presence, Seen, job_arguments, no_code, prepare
 from largebatch.service.backends.job_supervisor import COMMAND, EXIT, LOCK, LOG, NEWEST, PID, write_whole

@@ -15,7 +15,8 @@ from largebatch.jobs.errors import StorageError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import Journal, read_records
 from largebatch.jobs.run.records import EndRecord, StartRecord
-from largebatch.jobs.run.run_folder import refuse_unwritable, storage_errors, write_text
+from largebatch.jobs.run.run_folder import refuse_unwritable
+from largebatch.jobs.whole_files import storage_errors, write_text
 
 
 @pytest.fixture

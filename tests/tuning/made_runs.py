@@ -11,6 +11,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import EndRecord, Outcome
 from largebatch.jobs.spec.read import read_spec
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.run_result import Evaluation, RunResult
 from largebatch.tuning.sweep.ledger import Ledger, Trial
@@ -61,10 +62,10 @@ def made_folder(folder: Path, batch: int, seed: int = 0) -> Path:
         for at in result.evaluations:
             journal.write(evaluation(at.step, at.training_seconds, samples_seen=at.samples, score=at.score))
         journal.write(EndRecord(summary=result.summary))
-    run_folder.write_text(run_dir / run_folder.SPEC, spec.model_dump_json())
-    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({"device": "cpu (test)"}))
-    run_folder.write_text(run_dir / run_folder.PLAN, json.dumps({"global_batch_size": batch, "peak_learning_rate": 0.25}))
-    run_folder.write_text(run_dir / run_folder.SUMMARY, result.summary.model_copy(update={"run_dir": str(run_dir)}).model_dump_json())
+    write_text(run_dir / run_folder.SPEC, spec.model_dump_json())
+    write_text(run_dir / run_folder.ENVIRONMENT, json.dumps({"device": "cpu (test)"}))
+    write_text(run_dir / run_folder.PLAN, json.dumps({"global_batch_size": batch, "peak_learning_rate": 0.25}))
+    write_text(run_dir / run_folder.SUMMARY, result.summary.model_copy(update={"run_dir": str(run_dir)}).model_dump_json())
     return run_dir
 
 
@@ -114,7 +115,7 @@ def finish(ledger: Ledger, trial: Trial, **fields: Any) -> None:
         },
     )  # fmt: skip
     (ledger.folder / trial.run_id).mkdir(exist_ok=True)
-    run_folder.write_text(ledger.folder / trial.run_id / run_folder.SUMMARY, result.model_dump_json())
+    write_text(ledger.folder / trial.run_id / run_folder.SUMMARY, result.model_dump_json())
 
 
 def work(folder: Path, sweep: SweepSpec, at_once: int = 2, most_events: int = 10**6) -> Search:

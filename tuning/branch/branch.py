@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from largebatch.jobs.run.run_folder import write_text
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.branch.answer import BranchAnswer, answer_of_branches
 from largebatch.tuning.branch.origin import Origin
 from largebatch.tuning.branch.run_branches import Ask, BranchListener, run_branches

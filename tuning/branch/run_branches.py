@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError, PlanError
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
-from largebatch.jobs.run.run_folder import storage_errors
+from largebatch.jobs.whole_files import storage_errors
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.plan import branch_plan, evaluation_places
 from largebatch.tuning.branch.train import Branch, BranchResult, train_branch

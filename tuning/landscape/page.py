@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from largebatch.jobs.run.run_folder import storage_errors, write_text
+from largebatch.jobs.whole_files import storage_errors, write_text
 from largebatch.tuning.landscape.pictures import ARROW_COLOURS, ARROWS, Scene
 from largebatch.tuning.report.charts import COLOURS
 from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json

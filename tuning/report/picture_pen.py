@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from largebatch.jobs.run.run_folder import storage_errors, write_whole
+from largebatch.jobs.whole_files import storage_errors, write_whole
 from largebatch.tuning.report.charts import ARROW, DEEPEST, SHADE, Chart, Field, Heat, Series
 from largebatch.tuning.report.labels import labels_of
 from largebatch.tuning.report.view import view_of

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.jobs.whole_files import storage_errors, write_text
 from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.picture_pen import write_png

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError, SpecError, nearest
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
-from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
+from largebatch.jobs.whole_files import storage_errors, write_text
 from largebatch.tuning.files import STUDY
 from largebatch.tuning.sweep.ledger import STUDY_TAG
 

@@ -15,7 +15,8 @@ from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.job import prepare
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.records import RunSummary
-from largebatch.jobs.run.run_folder import resumed_spec, write_text
+from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.measure.lines import LinePoint, line
 from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution

@@ -23,9 +23,9 @@ from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.preparing.examine import training_set
-from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.measure.profile import profile
 from largebatch.tuning.report.contents import Attempts, Extras

@@ -17,10 +17,10 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.records import Headline, Record, RunSummary
-from largebatch.jobs.run.run_folder import storage_errors, write_text
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import PARENT
 from largebatch.jobs.tracking.params import flat
+from largebatch.jobs.whole_files import storage_errors, write_text
 from largebatch.tuning.sweep.optimizers import OPTIMIZER, OPTIMIZER_NAME
 from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import BATCHES, RATE, BudgetSpec, SweepSpec

@@ -9,8 +9,8 @@ import typer
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.run.journal import failure, read_records
 from largebatch.jobs.run.records import Outcome
-from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.streams import print_answer
+from largebatch.jobs.whole_files import storage_errors
 from largebatch.service.cli.answer.runs import gather
 from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unwritable_file
 from largebatch.service.cli.tables import print_runs

@@ -8,8 +8,8 @@ import typer
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.models.weights import write_weights
 from largebatch.jobs.resume import weights_of_run
-from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.spec.model_and_data import WEIGHT_FILES
+from largebatch.jobs.whole_files import storage_errors
 from largebatch.service.cli.options import refuse_unwritable_file
 
 app = typer.Typer()

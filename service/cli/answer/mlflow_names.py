@@ -11,9 +11,9 @@ import typer
 import yaml
 
 from largebatch.jobs.errors import SpecError
-from largebatch.jobs.run.run_folder import write_text
 from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.text import read_document
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.results.foreign_runs import AskNames, ForeignRuns, MlflowNames
 
 USUAL = {

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from largebatch.jobs.errors import InputError, SpecError
-from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.streams import print_answer
+from largebatch.jobs.whole_files import storage_errors
 from largebatch.service.cli.answer.cluster_options import MACHINES, ClusterOptions
 from largebatch.service.cli.answer.compare import WRITERS
 from largebatch.service.cli.answer.runs import gather, read_profile

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.run.run_folder import refuse_unwritable, storage_errors
+from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.spec.read import RECIPES_DIR
+from largebatch.jobs.whole_files import storage_errors
 
 PROJECTS = RECIPES_DIR / "projects"
 """A folder for each task, whose files are written."""

@@ -16,10 +16,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.launch.options import Overrides
 from largebatch.jobs.run.records import Headline
-from largebatch.jobs.run.run_folder import storage_errors, write_whole
 from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tasks.metric import ACCURACY
+from largebatch.jobs.whole_files import storage_errors, write_whole
 from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.sent_code import bundle_of

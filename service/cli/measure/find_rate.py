@@ -11,10 +11,10 @@ from largebatch.jobs.device import choose_device, device_name
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.launch.options import DataDir, Device, Overrides
-from largebatch.jobs.run.run_folder import storage_errors
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tracking.params import flat
+from largebatch.jobs.whole_files import storage_errors
 from largebatch.service.cli.answer.compare import WRITERS
 from largebatch.service.cli.console import told_while_working
 from largebatch.service.cli.options import AsJson, Recipe, refuse_unwritable_file, whole_numbers

@@ -12,9 +12,10 @@ from largebatch.jobs.device import choose_device, device_name
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.launch.options import DataDir, Device, Overrides
-from largebatch.jobs.run.run_folder import refuse_unwritable, write_text
+from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
+from largebatch.jobs.whole_files import write_text
 from largebatch.service.cli.console import told_while_working
 from largebatch.service.cli.options import AsJson, Recipe, refuse_unless_positive, refuse_unwritable_file, whole_numbers
 from largebatch.service.cli.tables import GAP, output, plain_table, print_rows

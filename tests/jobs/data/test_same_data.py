@@ -11,10 +11,9 @@ from small_runs import Samples, notices, prepared, trained
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from largebatch.jobs.data.fingerprint import read_fingerprint
+from largebatch.jobs.data.fingerprint import DATA, read_fingerprint
 from largebatch.jobs.errors import DataError, LargebatchError
 from largebatch.jobs.run.records import Outcome, RunSummary
-from largebatch.jobs.run.run_folder import DATA
 
 NUM_TRAIN, NUM_TEST = 300, 90
 

@@ -10,6 +10,7 @@ from small_runs import ROOT
 
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.whole_files import write_text, write_whole
 
 
 def test_ids_sort_by_name_and_time_and_differ() -> None:
@@ -53,17 +54,17 @@ class TestRefuseUnwritable:
 class TestWriteWhole:
     def test_it_replaces(self, tmp_path: Path) -> None:
         path = tmp_path / "plan.json"
-        run_folder.write_text(path, "old")
-        run_folder.write_text(path, "new")
+        write_text(path, "old")
+        write_text(path, "new")
         assert path.read_text() == "new"
         assert list(tmp_path.iterdir()) == [path]
 
     def test_a_failure_leaves_the_old_file_and_nothing_else(self, tmp_path: Path) -> None:
         path = tmp_path / "plan.json"
-        run_folder.write_text(path, "old")
+        write_text(path, "old")
 
         def interrupted() -> None:
-            with run_folder.write_whole(path) as file:
+            with write_whole(path) as file:
                 file.write(b"half of the n")
                 raise KeyboardInterrupt
 
@@ -74,7 +75,7 @@ class TestWriteWhole:
 
     def test_a_folder_that_is_gone(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="cannot be written"):
-            run_folder.write_text(tmp_path / "gone" / "plan.json", "x")
+            write_text(tmp_path / "gone" / "plan.json", "x")
 
 
 class TestExclusive:

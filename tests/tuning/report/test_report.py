@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.run_folder import write_text
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.report.code_words import coded
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.plotly_pen import write_page

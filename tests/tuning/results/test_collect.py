@@ -11,12 +11,13 @@ from made_runs import made_folder
 from small_runs import Samples
 
 from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
+from largebatch.jobs.data.fingerprint import DATA, DatasetFingerprint, fingerprint
 from largebatch.jobs.errors import DataError, InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.report.run_figures import on_unlike_footing
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find_in
@@ -36,9 +37,9 @@ def write_run(folder: Path, name: str, *overrides: str) -> Path:
             journal.write(evaluation(step, seconds, score=accuracy))
         journal.write(start(2))
         journal.write(evaluation(3, CURVE[2][0], score=CURVE[2][1]))
-    run_folder.write_text(run_dir / run_folder.SUMMARY, summary(name, outcome=Outcome.MISSED, world_size=3).model_dump_json())
-    run_folder.write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7", *overrides]).model_dump_json())
-    run_folder.write_text(run_dir / run_folder.ENVIRONMENT, '{"device": "cpu (test)"}')
+    write_text(run_dir / run_folder.SUMMARY, summary(name, outcome=Outcome.MISSED, world_size=3).model_dump_json())
+    write_text(run_dir / run_folder.SPEC, read_spec("digits-lamb", [f"name={name}", "seed=7", *overrides]).model_dump_json())
+    write_text(run_dir / run_folder.ENVIRONMENT, '{"device": "cpu (test)"}')
     return run_dir
 
 
@@ -70,7 +71,7 @@ def test_momentum_by_its_half_life_is_what_it_comes_to_at_the_runs_batch(tmp_pat
 def test_a_half_life_in_tokens_is_told_in_samples(tmp_path: Path) -> None:
     run_dir = write_run(tmp_path, "one", "optimizer.beta1_half_life_tokens=65536.0")
     ended = summary("one", outcome=Outcome.MISSED, tokens_per_sample=128)
-    run_folder.write_text(run_dir / run_folder.SUMMARY, ended.model_dump_json())
+    write_text(run_dir / run_folder.SUMMARY, ended.model_dump_json())
     (result,) = collect([run_dir])
     assert result.momentum_half_life_samples == 512.0
     assert result.momentum == pytest.approx(0.5 ** (ended.global_batch_size / 512))
@@ -132,7 +133,7 @@ def sweep_of(folder: Path, *fingerprints: DatasetFingerprint | None) -> list[Pat
     run_dirs = [made_folder(folder, 100 * (number + 1)) for number in range(len(fingerprints))]
     for run_dir, one in zip(run_dirs, fingerprints, strict=True):
         if one is not None:
-            (run_dir / run_folder.DATA).write_text(one.model_dump_json())
+            (run_dir / DATA).write_text(one.model_dump_json())
     return run_dirs
 
 

@@ -10,7 +10,7 @@ from made_runs import made_folder
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.run.run_folder import write_text
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words, runs_of_folder
 from largebatch.tuning.sweep.ledger import Ending, Ledger, Trial

@@ -12,8 +12,8 @@ from made_runs import made_profile, made_run
 from small_runs import document, synthetic
 from study_here import run_here
 
-from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.read import build_spec, read_spec
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.study.expected import Expected
@@ -65,9 +65,9 @@ def test_a_stage_that_fails_costs_only_itself(tmp_path: Path, monkeypatch: pytes
     spec = build_spec(document(dataset=synthetic(96, 30, (1, 8, 8)), model={"entry_point": "stranger:build"}, **parts))
     folder = tmp_path / "study"
     begin_study(folder, spec, 500.0)
-    run_folder.write_text(folder / "profile.json", made_profile().model_copy(update={"num_train_samples": 96}).model_dump_json())
+    write_text(folder / "profile.json", made_profile().model_copy(update={"num_train_samples": 96}).model_dump_json())
     sized = SweepSpec(name="sweep", recipe="run", set={"stop.epochs": 1.0}, each={"batch.global_batch_size": [16, 48]})
-    run_folder.write_text(folder / "sized-sweep.json", sized.model_dump_json())
+    write_text(folder / "sized-sweep.json", sized.model_dump_json())
     picture = folder / "sweep" / "report" / "time-to-target.png"
     for in_the_way in (folder / "prediction.json", picture):
         in_the_way.mkdir(parents=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from largebatch.jobs.data.fingerprint import DatasetFingerprint, read_fingerprint
+from largebatch.jobs.data.fingerprint import DATA, DatasetFingerprint, read_fingerprint
 from largebatch.jobs.data.same_data import FIELD, HOW, difference_between_runs
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.run import run_folder
@@ -18,7 +18,7 @@ def refuse_unlike_others(fingerprint: DatasetFingerprint, spec: TrainSpec, folde
     Args: fingerprint: of run `run_id` of the sweep in `folder`.
     """
     source = _source(spec.model_dump(mode="json"))
-    for path in sorted(folder.glob(f"*/{run_folder.DATA}")):
+    for path in sorted(folder.glob(f"*/{DATA}")):
         run_dir, other = path.parent, read_fingerprint(path.parent)
         if run_dir.name == run_id or other is None or _source(json.loads((run_dir / run_folder.SPEC).read_text())) != source:
             continue
