@@ -27,9 +27,10 @@ from largebatch.tuning.branch.answer import answer_of_branches
 from largebatch.tuning.branch.branch import branch_run
 from largebatch.tuning.branch.critical import critical_batch
 from largebatch.tuning.branch.origin import Origin, Wanted, open_origin
-from largebatch.tuning.branch.run_branches import BRANCHES, LEDGER, Ask, Branched, BranchListener, run_branches
+from largebatch.tuning.branch.run_branches import Ask, Branched, BranchListener, run_branches
 from largebatch.tuning.branch.schedule import as_yaml, batch_schedule
 from largebatch.tuning.branch.train import Branch, BranchResult, branch_job
+from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.findings import find
 
@@ -142,7 +143,7 @@ class TestGoingOn:
         listener = BranchListener(on_begin=lambda done, of, branch, left: begun.append((done, of, branch)), should_stop=lambda: len(begun) >= 3)
         stopped = run_branches(origin, Ask(2, 0.5), listener)
         assert stopped.num_left == 8 - 2
-        ledger = run_dir / BRANCHES / LEDGER
+        ledger = run_dir / BRANCHES / BRANCH_LEDGER
         ledger.write_bytes(ledger.read_bytes()[:-20])  # as a kill would leave it
         again: list[Any] = []
         whole = run_branches(origin, Ask(2, 0.5), BranchListener(on_begin=lambda done, of, branch, left: again.append(branch)))
@@ -215,13 +216,13 @@ def test_a_branch_that_diverges_is_a_batch_with_loss(tmp_path: Path) -> None:
     assert place.critical.critical_batch_size is not None
     assert place.critical.high is not None
     assert json.loads((left.folder / "answer.json").read_text())["places"][0]["critical"]["excess"]["128"] is None
-    results = [json.loads(line) for line in (left.folder / LEDGER).read_text().splitlines()]
+    results = [json.loads(line) for line in (left.folder / BRANCH_LEDGER).read_text().splitlines()]
     own = [each for each in results if each["branch"]["multiple"] == 1]
     assert all(each["gradient_norm_squared"] > 0 for each in own)
     traces, norms = (sum(each[name] for each in own) for name in ("covariance_trace", "gradient_norm_squared"))
     assert place.noise_scale == pytest.approx(traces / norms), "one that diverges would have more of it than all others together"
     assert "2 orders tell the critical batch and its tolerance to a factor of about two, no closer: give --orders 4." in left.answer.words
-    assert {path.name for path in left.folder.iterdir()} >= {"answer.json", "critical-batch.png", "branch-losses.png", LEDGER}
+    assert {path.name for path in left.folder.iterdir()} >= {"answer.json", "critical-batch.png", "branch-losses.png", BRANCH_LEDGER}
 
 
 def test_a_run_that_diverges_where_it_goes_on_is_refused(tmp_path: Path) -> None:
