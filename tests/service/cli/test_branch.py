@@ -10,7 +10,7 @@ from command_line import said
 from small_runs import ROOT, document, prepared, trained, wait_for
 
 from largebatch.jobs.spec.read import read_spec
-from largebatch.tuning.branch.run_branches import BRANCHES, LEDGER
+from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
 
 PARTS = document(
     dataset={"name": "digits"},
@@ -31,7 +31,7 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def test_killed_it_goes_on_and_answers(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = run_dir / BRANCHES / LEDGER
+    ledger = run_dir / BRANCHES / BRANCH_LEDGER
     command = [sys.executable, "-m", "largebatch", "branch", str(run_dir), *ASKED]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
