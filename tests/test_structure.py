@@ -9,6 +9,8 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("service", "tuning", "jobs")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
