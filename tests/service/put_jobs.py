@@ -2,6 +2,8 @@
 it trains."""
 
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from servers import Service
@@ -40,12 +42,12 @@ def put_cancelled(service: Service, like: str) -> str:
     return job.id
 
 
-def put_sweep(service: Service) -> str:
-    """A sweep of four runs: three ended, one of them without its target, and one pruned."""
+def put_sweep(service: Service, write: Callable[[Path, dict[str, Any] | None], None] = write_sweep) -> str:
+    """A sweep that succeeded. Args: write: its folder; default four runs: three ended, one of them without its target, and one pruned."""
     sweep = SweepSubmit.model_validate({"sweep": {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}})
     job = job_of_sweep(sweep, "local", SETTINGS).model_copy(
         update={"state": State.SUCCEEDED, "attempt": 1, "progress": {"runs": 4, "runs_over": 4, "running": {}}}
     )
-    write_sweep(service.runs_dir / job.id, job.base)
+    write(service.runs_dir / job.id, job.base)
     service.put(job)
     return job.id
