@@ -152,6 +152,9 @@ class Watcher:
         listener = Listener(credential)
         self._of_lists[listener] = (kinds, sees)
         try:
+            if self._known is None:  # a look that has nothing to compare with tells nobody: what it would have found must be below
+                known = await asyncio.to_thread(self._store.lately, LATELY)
+                self._known = known if self._known is None else self._known
             # What changed between the page's making and now, or while the stream was broken.
             for job in (await asyncio.to_thread(self._store.lately, LISTED)).values():
                 if job.kind in kinds and sees(job):
@@ -258,7 +261,8 @@ class Watcher:
 
     async def _look_at_lists(self) -> None:
         """The newest jobs and those under way, once for all who look at lists."""
-        before, now = self._known, await asyncio.to_thread(self._store.lately, LATELY)
+        now = await asyncio.to_thread(self._store.lately, LATELY)
+        before = self._known  # a listener may have come meanwhile
         if before is not None:
             gone = [job_id for job_id in before if job_id not in now and before[job_id].state not in FINAL]
             now |= await asyncio.to_thread(self._store.find_all, gone) if gone else {}

@@ -99,6 +99,23 @@ def test_lists_begin_with_how_things_stand(sqlite_store: Store, tmp_path: Path) 
     assert b'"id":"b"' not in told
 
 
+def test_what_comes_before_the_first_look_is_told(sqlite_store: Store, tmp_path: Path) -> None:
+    """The first listener was told how things stand, and nobody has looked yet: a job that comes now and does not change is new to it all the same."""
+    sqlite_store.accept(JOB, None, "", 10)
+
+    async def scene() -> bytes:
+        watcher = Watcher(sqlite_store, RunFolders(tmp_path), look_every_s=0.01)
+        stream = aiter(watcher.listen_to_all([Kind.RUN], lambda job: True))
+        await anext(stream)
+        sqlite_store.accept(JOB.model_copy(update={"id": "b"}), None, "", 10)
+        watcher.start()
+        told = await asyncio.wait_for(anext(stream), 20)
+        await watcher.stop()
+        return told
+
+    assert b'"id":"b"' in asyncio.run(scene())
+
+
 def test_one_question_for_all_listeners_and_none_for_their_records(sqlite_store: Store, tmp_path: Path) -> None:
     sqlite_store.accept(JOB, None, "", 10)
     (tmp_path / "a").mkdir()
