@@ -59,7 +59,7 @@ class Service:
                 [*LARGEBATCH, "serve", "--port", str(self.port), "--runs-dir", str(self.runs_dir), *self._options],
                 env=self._environment, stdout=log, stderr=log, cwd=self.folder,
             )  # fmt: skip
-        ends_at = time.monotonic() + 120
+        ends_at = time.monotonic() + 60
         while is_ready:
             assert self._process.poll() is None, self.log[-3000:]
             assert time.monotonic() < ends_at, self.log[-3000:]

@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 TRUE_GRADIENT = np.array([0.6, -0.3, 0.1, 0.0, 0.2])  # per unit of weight; |G|^2 = 0.5
 DEVIATIONS = np.array([1.0, 0.5, 2.0, 0.1, 1.5])
 TRACE = 7.51
-BATCH, STEPS = 16, 300
+BATCH, STEPS = 16, 500
 NUM_SAMPLES = BATCH * STEPS
 
 

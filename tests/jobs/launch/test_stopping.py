@@ -60,7 +60,7 @@ def asked_to_end(process: "subprocess.Popen[str]", output_dir: Path, ask: Callab
         return any('"step":5,' in journal.read_text() for journal in output_dir.glob("*/records.jsonl"))
 
     try:
-        runs.wait_for(is_training, 180)
+        runs.wait_for(is_training, 90)
         ask()
         output, stderr = process.communicate(timeout=60)
     except BaseException:
@@ -99,9 +99,9 @@ def test_a_killed_worker_leaves_the_same_run_and_ctrl_c_finishes_the_step_saves_
     """One run for both: what starts on Ray takes far longer than what it does. Both by themselves, and to the run's end, in slow tests."""
 
     def kill(run_dir: Path, command: "subprocess.Popen[str]") -> None:
-        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 12, 180, command)
+        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 12, 90, command)
         runs.kill_a_worker(tmp_path)
-        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 22, 180, command)
+        runs.wait_for(lambda: runs.steps(run_dir)[-1] >= 22, 90, command)
 
     stopped, run_dir = stopped_by_ctrl_c(head, tmp_path, first=kill)
     began, after = runs.starts(run_dir)

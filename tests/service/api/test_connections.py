@@ -37,7 +37,7 @@ class Impatient(BoundedConnection):
 
 
 class ImpatientWithCode(Impatient):
-    upload_s = 2.5
+    upload_s = 1.5
 
 
 @contextmanager
@@ -96,13 +96,13 @@ class TestDeadlines:
             closed_after_s(connection)
             assert 0.5 < time.monotonic() - began < 3
 
-    @pytest.mark.parametrize(("connection_of", "least_s", "most_s"), [(ImpatientWithCode, 2.4, 10.0), (Impatient, 0.5, 2.3)])
-    def test_code_has_more_time_where_it_is_taken(self, connection_of: type[BoundedConnection], least_s: float, most_s: float) -> None:
+    @pytest.mark.parametrize(("connection_of", "seconds"), [(ImpatientWithCode, 1.5), (Impatient, 0.6)])
+    def test_code_has_more_time_where_it_is_taken(self, connection_of: type[BoundedConnection], seconds: float) -> None:
         with answering(connection_of) as port, socket.create_connection(("127.0.0.1", port)) as connection:
             began = time.monotonic()
             connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
-            closed_after_s(connection, 10.0)
-            assert least_s < time.monotonic() - began < most_s
+            closed_after_s(connection)
+            assert seconds - 0.1 < time.monotonic() - began < seconds + 0.8
 
     def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:

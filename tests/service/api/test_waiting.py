@@ -41,10 +41,10 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 REFUSES = ("refuses", SpecError, "batch: is odd")
 BREAKS = ("breaks", InputError, "ZeroDivisionError: division by zero")
 DIES = ("dies", FaultError, "could not be computed")
-SLEEPS = ("sleeps", FaultError, "took more than 10 s")
+SLEEPS = ("sleeps", FaultError, "took more than 8 s")
 
 
-@pytest.mark.parametrize(("worker", "questions"), [(60.0, [REFUSES, BREAKS, DIES]), (10.0, [SLEEPS])], indirect=["worker"], ids=["wrong", "long"])
+@pytest.mark.parametrize(("worker", "questions"), [(60.0, [REFUSES, BREAKS, DIES]), (8.0, [SLEEPS])], indirect=["worker"], ids=["wrong", "long"])
 def test_the_next_question_is_answered_whatever_became_of_one(worker: AnalysisWorker, questions: list[tuple[str, type[Exception], str]]) -> None:
     before = worker.ask("pid")
     for question, error, words in questions:
