@@ -22,13 +22,15 @@ PAUSE_S = 2.0
 
 def main(arguments: list[str]) -> int:
     """The exit code of the last driver."""
-    stops = False
+    is_asked, untold = False, list[int]()
     child: subprocess.Popen[bytes] | None = None
 
     def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal stops
-        stops = True
-        if child is not None:
+        nonlocal is_asked
+        is_asked = True
+        if child is None:
+            untold.append(number)
+        else:
             child.send_signal(number)
 
     for number in stop_signals():
@@ -37,12 +39,14 @@ def main(arguments: list[str]) -> int:
     for death in range(MAX_DEATHS + 1):
         again = {STARTED_AGAIN: "1"} if death else {}
         child = subprocess.Popen(python("-m", "largebatch.jobs", *arguments), env=environment() | again)
-        code = child.wait()
-        if code >= 0 or stops:
+        for number in untold:  # what came while the driver was being started, and there was nobody to tell yet
+            child.send_signal(number)
+        code, child = child.wait(), None
+        if code >= 0 or is_asked:
             break
         print(f"The driver was ended by {signal.Signals(-code).name} ({death + 1}); starting it again.", file=sys.stderr, flush=True)
         time.sleep(PAUSE_S)
-        if stops:
+        if is_asked:
             break
     return code if code >= 0 else 128 - code
 
