@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
     for death in range(MAX_DEATHS + 1):
         again = {STARTED_AGAIN: "1"} if death else {}
         child = subprocess.Popen(python("-m", "largebatch.jobs", *arguments), env=environment() | again)
-        for number in untold:  # what came while the driver was being started, and there was nobody to tell yet
-            child.send_signal(number)
+        for each in untold:  # what came while the driver was being started, and there was nobody to tell yet
+            child.send_signal(each)
         code, child = child.wait(), None
         if code >= 0 or is_asked:
             break
