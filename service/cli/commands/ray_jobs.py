@@ -68,15 +68,18 @@ def _variable(text: str) -> tuple[str, str]:
     return key, value
 
 
-def follow_job(cluster: RayJobs, name: str) -> None:
-    """Print a job's lines; ends with its exit code. Ctrl-C leaves the job alone."""
+def follow_job(cluster: RayJobs, name: str, poll_s: float = POLL_S) -> None:
+    """Print a job's lines; ends with its exit code. Ctrl-C leaves the job alone.
+
+    Args: poll_s: seconds between two questions whether it is over, once its lines have ended.
+    """
     try:
         for text in cluster.follow(name):
             print(text, end="", flush=True)
     except KeyboardInterrupt:
         print(f"\nThe job goes on. Look again with: largebatch jobs logs {name} --follow --address {cluster.address}", file=sys.stderr)
         raise typer.Exit(130) from None
-    job = _ended(cluster, cluster.find(name))
+    job = _ended(cluster, cluster.find(name), poll_s)
     if job.status == "SUCCEEDED":
         return
     if job.status == "STOPPED":
@@ -86,10 +89,10 @@ def follow_job(cluster: RayJobs, name: str) -> None:
     raise typer.Exit(job.exit_code or 1)
 
 
-def _ended(cluster: RayJobs, job: Job) -> Job:
+def _ended(cluster: RayJobs, job: Job, poll_s: float = POLL_S) -> Job:
     """The job as it is once it is over."""
     while not job.is_over:
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
         job = cluster.find(job.submission_id)
     return job
 

@@ -110,10 +110,7 @@ def test_a_job_that_cannot_run_gives_its_exit_code_and_one_sentence(head: Head, 
         ("FAILED", "", None, 1, "Failed (exit code None): no message"),
     ],
 )
-def test_following_ends_as_the_job_did(
-    status: str, message: str, exit_code: int | None, ends_with: int, words: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("largebatch.service.cli.commands.ray_jobs.POLL_S", 0.0)
+def test_following_ends_as_the_job_did(status: str, message: str, exit_code: int | None, ends_with: int, words: str, capsys: Any) -> None:
 
     class Cluster:
         looks = 0
@@ -126,7 +123,7 @@ def test_following_ends_as_the_job_did(
             return Job("third", "third.2", *("RUNNING", "", None) if self.looks == 1 else (status, message, exit_code))
 
     with pytest.raises(typer.Exit) if ends_with else contextlib.nullcontext() as ended:
-        follow_job(Cluster(), "third.2")  # type: ignore[arg-type]
+        follow_job(Cluster(), "third.2", poll_s=0.0)  # type: ignore[arg-type]
     assert (ended.value.exit_code if ended else 0) == ends_with
     out, err = capsys.readouterr()
     assert (out, err.strip()) == ("step 1\nstep 2\n", words)
