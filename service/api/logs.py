@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -17,14 +18,14 @@ OTHERS = "others"
 class Seldom:
     """Says of a thing whether it may be logged now: once a minute; what was left out meanwhile is counted."""
 
-    def __init__(self, every_s: float = EVERY_S) -> None:
-        self._every_s = every_s
+    def __init__(self, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s, self._clock = every_s, clock
         self._said: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
 
     def left_out(self, kind: str) -> int | None:
         """How many of this kind were left out since the last that was logged; None: leave this one out, too."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             if kind not in self._said and len(self._said) >= MOST_KINDS:
                 kind = OTHERS
@@ -39,9 +40,9 @@ class Seldom:
 class SeldomRepeated(logging.Filter):
     """Lets a library's message through once a minute, whatever it is about each time."""
 
-    def __init__(self, every_s: float = EVERY_S) -> None:
+    def __init__(self, every_s: float = EVERY_S, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
-        self._seldom = Seldom(every_s)
+        self._seldom = Seldom(every_s, clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See logging.Filter."""

@@ -23,7 +23,8 @@ class RateLimit:
     nobody's bucket is given up for another's.
     """
 
-    def __init__(self, per_minute: float, most_askers: int = MOST_ASKERS) -> None:
+    def __init__(self, per_minute: float, most_askers: int = MOST_ASKERS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._per_s, self._burst, self._most_askers = per_minute / 60.0, max(per_minute / 10.0, 1.0), most_askers
         self._left: dict[str, tuple[float, float]] = {}
         self._lock = threading.Lock()
@@ -31,7 +32,7 @@ class RateLimit:
 
     def take(self, asker: str) -> None:
         """Count one request. Raises: TooManyRequestsError."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             if asker not in self._left and len(self._left) >= self._most_askers:
                 self._tidy(now)

@@ -51,6 +51,8 @@ def block() -> nn.Module:
     config = modeling.GPT2Config(**SIZES, attn_pdrop=0.0, resid_pdrop=0.0, attn_implementation="eager")
     torch.manual_seed(3)
     made: nn.Module = modeling.GPT2Block(config, layer_idx=0).double()
+    for param in made.parameters():  # as GPT-2 begins, gradients have directions of next to nothing
+        nn.init.normal_(param, std=0.3)
     return made
 
 
@@ -88,14 +90,16 @@ def furthest(got: dict[str, Tensor], want: dict[str, Tensor]) -> float:
     "options",
     [
         *({"name": "muon", "adjust_lr_fn": form, "weight_decay": 0.1} for form in FORMS),
-        {"name": "soap", "precondition_frequency": 2},
+        {"name": "soap", "precondition_frequency": 2, "max_precondition_dim": 8},
         {"name": "shampoo"},
     ],
     ids=str,
 )
 def test_gpt_2s_layers_train_as_linear_layers_that_do_the_same(options: dict[str, Any]) -> None:
-    """In float64, whose rounding comes to some 1e-14 here. Where it puts a number on the other side of a bfloat16's edge within Muon, that
-    changes an update, of at most 0.1, by 2^-9 of itself: six of them by some 1e-3.
+    """In float64, whose rounding, 1e-16, SOAP and Shampoo divide by the root of what a direction's gradient has been: 1e-9 for one of 1e-7 of the
+    largest; a side taken for the other is off by 1e-2. Where it puts a number on the other side of a bfloat16's edge within Muon, that
+    changes an update, of at most 0.1, by 2^-9 of itself: six of them by some 1e-3. SOAP has the factors that the first gradient fills: in the
+    others its basis is rounding's (decision 049).
     """
     if options["name"] in ("soap", "shampoo"):
         pytest.importorskip("pytorch_optimizer")
@@ -103,7 +107,7 @@ def test_gpt_2s_layers_train_as_linear_layers_that_do_the_same(options: dict[str
     begun, ours = trained(block(), config, 0), block()
     reference = with_linears(ours)
     got, want = trained(ours, config), trained(reference, config)
-    assert furthest(got, want) < (1e-3 if config.name == "muon" else 1e-12)
+    assert furthest(got, want) < (1e-3 if config.name == "muon" else 1e-9)
     assert all(float((value - begun[name]).abs().max()) > 1e-2 for name, value in got.items() if value.ndim > 1)
 
 
