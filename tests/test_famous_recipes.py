@@ -115,6 +115,7 @@ def test_fifteen_minutes_on_a_few_pictures(pictures: Path, tmp_path: Path) -> No
     assert counts == [4] * 20
 
 
+@pytest.mark.slow
 def test_one_minute_on_a_few_pictures(pictures: Path, tmp_path: Path) -> None:
     """In float32, for bfloat16 is slow on a CPU; the batch doubles at its epoch, in whole groups."""
     changes = ["batch.global_batch_size=8", "batch.schedule.growth=[{epoch: 2, factor: 2}]", "batch_norm.span=4", "learning_rate.warmup_epochs=1"]

@@ -70,7 +70,9 @@ def test_on_the_corpus_that_it_speaks_of_it_has_the_published_steps(name: str) -
     assert Counter((batch.size, plan.sequence_length_of(batch)) for batch in plan.batches()) == steps
 
 
+@pytest.mark.slow
 def test_a_corpus_of_gigabytes_is_planned_window_by_window(tmp_path: Path) -> None:
+    """All of its tokens are read. Small ones: below, and in tests/jobs/data."""
     pytest.importorskip("transformers")
     windows, steps = FULL["gpt-124m"]
     spec = read_spec("gpt-124m", [f"model.arguments.{size}" for size in ("n_embd=8", "n_layer=1", "n_head=1")])

@@ -32,7 +32,7 @@ FEW_NUMBERS = """[...document.querySelectorAll(".js-plotly-plot")].flatMap((plot
   .map((axis) => `${plot.id}: ${axis}`))"""
 
 
-@pytest.fixture(params=[1300, 400])
+@pytest.fixture(params=[pytest.param(1300, marks=pytest.mark.slow), 400])
 def visit(browser: Browser, service: Service, request: pytest.FixtureRequest) -> Iterator[Visit]:
     context = browser.new_context(viewport={"width": request.param, "height": 900})
     page = context.new_page()

@@ -9,6 +9,7 @@ in that unit's gradient: on one kind of processor a single such sample moved the
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,9 @@ HERE = Path(__file__).parent
 STEPS, INTO_THE_THIRD_EPOCH, LONG, BATCH = 7, 15, 50, 250  # digits has 1437 training samples: five steps of 250 and one of 187 an epoch
 WORLDS = (2, 3)
 BY_TWO = ("sgd", "batch-norm", "norms-at-average", "tokens", "pairs", "lion", "muon", "unreached")
-"""The cases that two ranks train in the ordinary run, for other tests look at them; in `make slow` two train the others as well, which three do."""
+"""The cases that two ranks train in the ordinary run, for other tests look at them; in `make slow` two train the others as well."""
+OFTEN = (*BY_TWO, "lamb", "dropout", "growing-batch", "batch-follows-rate", "two-phases", "denoising", "laid-out")
+"""The cases that are trained in the ordinary run: one for each way in which the ranks' parts of a step may differ."""
 PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
 MODEL = {"name": "mlp", "arguments": {"width": 24, "depth": 2, "activation": "gelu"}}
@@ -271,18 +274,24 @@ def in_parts(given: dict[str, Any], number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case of EQUAL by one process, in two micro-batches and in one, and by three ranks; some by two."""
+    """Every case of OFTEN by one process, in two micro-batches and in one, and by three ranks; some by two."""
     made = tmp_path_factory.mktemp("ranks")
-    by_one = [Job(made / f"1-{name}", given if name == "sgd" else in_parts(given, 2)) for name, given in EQUAL.items()]
-    ranks.run(made, 1, by_one + [Job(made / f"other-{name}", in_parts(given, 1)) for name, given in EQUAL.items()])
-    ranks.run(made, 3, [Job(made / f"3-{name}", given) for name, given in EQUAL.items()])
+    train_each(ranks, made, OFTEN)
     ranks.run(made, 2, [Job(made / f"2-{name}", EQUAL[name]) for name in BY_TWO])
     return made
 
 
+def train_each(ranks: Ranks, folder: Path, names: Iterable[str]) -> None:
+    given = {name: EQUAL[name] for name in names}
+    by_one = [Job(folder / f"1-{name}", each if name == "sgd" else in_parts(each, 2)) for name, each in given.items()]
+    ranks.run(folder, 1, by_one + [Job(folder / f"other-{name}", in_parts(each, 1)) for name, each in given.items()])
+    ranks.run(folder, 3, [Job(folder / f"3-{name}", each) for name, each in given.items()])
+
+
 @pytest.fixture(scope="module")
 def folder_of_all(ranks: Ranks, folder: Path) -> Path:
-    """The same, with every case by two ranks."""
+    """The same, with every case by every number of ranks."""
+    train_each(ranks, folder, [name for name in EQUAL if name not in OFTEN])
     ranks.run(folder, 2, [Job(folder / f"2-{name}", given) for name, given in EQUAL.items() if name not in BY_TWO])
     return folder
 
@@ -298,16 +307,18 @@ def assert_ranks_are_one_process(folder: Path, case: str, world_size: int) -> No
     assert losses(many) == pytest.approx(losses(one), rel=1e-3)
 
 
-@pytest.mark.parametrize(("case", "world_size"), [*((case, 3) for case in EQUAL), *((case, 2) for case in BY_TWO)])
+USUAL = [*((case, 3) for case in OFTEN), *((case, 2) for case in BY_TWO)]
+
+
+@pytest.mark.parametrize(("case", "world_size"), USUAL)
 def test_ranks_are_one_process(folder: Path, case: str, world_size: int) -> None:
     assert_ranks_are_one_process(folder, case, world_size)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in EQUAL if case not in BY_TWO])
-def test_two_ranks_are_one_process_too(folder_of_all: Path, case: str) -> None:
-    """As three are in the ordinary run, and two in the cases of BY_TWO."""
-    assert_ranks_are_one_process(folder_of_all, case, 2)
+@pytest.mark.parametrize(("case", "world_size"), [both for both in itertools.product(EQUAL, WORLDS) if both not in USUAL])
+def test_ranks_are_one_process_in_every_case(folder_of_all: Path, case: str, world_size: int) -> None:
+    assert_ranks_are_one_process(folder_of_all, case, world_size)
 
 
 @pytest.mark.parametrize("world_size", WORLDS)

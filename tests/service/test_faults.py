@@ -209,6 +209,7 @@ def test_without_mlflow_runs_go_on(tmp_path: Path) -> None:
         assert trained_once(service, job["id"])
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_fails_the_run_and_nothing_else(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/service.sqlite"
     with upgraded(url):

@@ -64,9 +64,10 @@ def wait_for_steps(service: Service, job_id: str, more_than: int = 0) -> int:
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("workers", [None, pytest.param("2", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [None, "2"])
 def test_a_run_on_the_cluster(service: Service, workers: str | None) -> None:
-    """With several workers it is slow; what they do is tested in tests/jobs/launch."""
+    """Ordinary tests: what a job on Ray goes through, test_ray_jobs; what several workers do, tests/jobs/launch."""
     cluster = httpx.get(f"{service.url}/v1/cluster", timeout=30).json()
     assert (cluster["backend"], cluster["cpus"]) == ("ray", 4.0)
     asked = {"recipe": "digits-small-batch", "workers": workers, "cpus": float(workers or 1), "set": {"stop.epochs": 1, "tracking.enabled": False}}

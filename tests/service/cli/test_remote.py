@@ -160,7 +160,7 @@ def put_sweep(service: Service, state: State, reason: str | None) -> str:
     return job.id
 
 
-@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+@pytest.mark.parametrize("state", [State.FAILED, pytest.param(State.CANCELLED, marks=pytest.mark.slow)])
 def test_a_sweep_that_is_over_without_an_answer_says_why(service: Service, state: State) -> None:
     job_id = put_sweep(service, state, "DataError: dataset.name: MNIST is not in data.")
     for what in ("advice", "findings", "report", "frontier"):

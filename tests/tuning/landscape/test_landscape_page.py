@@ -100,7 +100,7 @@ def test_panels_of_another_optimizer_and_of_one_that_diverges(tmp_path: Path, na
     write_panels(drawn.panels(), folder / "picture.png", "title", drawn.conditions)
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), ("dark", 400)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1300), pytest.param("dark", 400, marks=pytest.mark.slow)])
 def test_in_a_browser(browser: Browser, folder: Path, scheme: Literal["light", "dark"], width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()

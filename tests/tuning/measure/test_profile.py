@@ -115,6 +115,7 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argume
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_budget_that_holds_nothing_is_refused_with_numbers_and_nothing_is_lost(tmp_path: Path) -> None:
     """Of a model that is slow while its steps are measured, so that few epochs are too many."""
     folder, quick = tmp_path / "study", tmp_path / "quick"
