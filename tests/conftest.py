@@ -33,6 +33,7 @@ ROWS = {
     "tests/service/backends/test_ray_jobs.py": "shared ray",
     "tests/service/backends/test_service_on_": "shared ray",
     "tests/tuning/sweep/test_sweep.py": "shared ray",
+    "tests/tuning/branch/test_branches_on_ray.py": "shared ray",
     "tests/jobs/recorder/test_lightning.py": "trainers",
     "tests/jobs/recorder/test_transformers.py": "trainers",
     "tests/test_docs_other_loops.py": "trainers",

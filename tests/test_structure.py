@@ -30,6 +30,7 @@ GATES = {
     "jobs/launch/on_ray/train.py": "the driver: a run that is refused has not waited for Ray",
     "jobs/launch/on_ray/worker/entry.py": "a worker sets how threads wait before torch is loaded",
     "tuning/sweep/trials/": "trials: Ray's processes, this machine's, or torch once a child of a warm process trains",
+    "tuning/branch/trainers/": "branches: Ray's processes where they train side by side, and in each torch after how threads wait is set",
     "tuning/branch/branch.py": "pictures: matplotlib and plotly once there is something to draw",
     "tuning/report/run_figures.py": "the same",
     "tuning/study/study.py": "the same",

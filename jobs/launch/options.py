@@ -64,6 +64,8 @@ Overrides = Annotated[tuple[str, ...], Option("Override one value, such as batch
 DataDir = Annotated[Path, Option("Where data sets lie, as torchvision lays them out.", variable="LARGEBATCH_DATA_DIR")]
 Device = Annotated[str, Option("auto, cpu or cuda.")]
 RayAddress = Annotated[str | None, Option("An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.")]
+GpusPerWorker = Annotated[float | None, Option("GPUs of each worker; default 1 where there are enough.", metavar="G")]
+CpusPerWorker = Annotated[float | None, Option("CPUs of each worker; may be a fraction.", metavar="C")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +84,8 @@ class TrainOptions:
         Option("Share each batch among so many workers, by Ray; MIN:MAX: as many as there are.", metavar="N|MIN:MAX", is_text=True),
     ] = None
     """None: this process alone."""
-    gpus_per_worker: Annotated[float | None, Option("GPUs of each worker; default 1 where there are enough.", metavar="G")] = None
-    cpus_per_worker: Annotated[float | None, Option("CPUs of each worker; may be a fraction.", metavar="C")] = None
+    gpus_per_worker: GpusPerWorker = None
+    cpus_per_worker: CpusPerWorker = None
     """None: this machine's cores shared out, or one on another Ray."""
     address: RayAddress = None
     max_failures: Annotated[int, Option("How often a run of several workers goes on by itself after a failure.", minimum=0)] = 8

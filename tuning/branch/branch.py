@@ -8,6 +8,7 @@ from largebatch.tuning.branch.answer import BranchAnswer, answer_of_branches
 from largebatch.tuning.branch.origin import Origin
 from largebatch.tuning.branch.run_branches import Ask, BranchListener, run_branches
 from largebatch.tuning.branch.schedule import as_yaml
+from largebatch.tuning.branch.trainers.trainer import Trainer
 from largebatch.tuning.files import BRANCH_ANSWER, BRANCHES, GROWN_RECIPE
 
 
@@ -19,12 +20,12 @@ class Left(NamedTuple):
     recipe: Path | None
 
 
-def branch_run(origin: Origin, ask: Ask, tolerance: float | None, listener: BranchListener) -> Left:
-    """Train the branches that are not there, and say what they come to. Raises: InputError where the run diverges at its own batch; StorageError."""
+def branch_run(origin: Origin, ask: Ask, tolerance: float | None, listener: BranchListener, trainer: Trainer | None = None) -> Left:
+    """Train the branches that are not there, and say what they come to. See `run_branches`."""
     from largebatch.tuning.branch.figures import branch_charts  # they draw: only once there is something to draw
     from largebatch.tuning.report.picture_pen import write_png
 
-    branched, folder = run_branches(origin, ask, listener), origin.run_dir / BRANCHES
+    branched, folder = run_branches(origin, ask, listener, trainer), origin.run_dir / BRANCHES
     answer, recipe = answer_of_branches(origin, ask, branched, tolerance)
     write_text(folder / BRANCH_ANSWER, answer.model_dump_json(indent=2) + "\n")
     for chart in branch_charts(answer):

@@ -60,15 +60,14 @@ class Wanted(NamedTuple):
 
 def open_origin(run_dir: Path, wanted: Wanted, device: torch.device, data_dir: Path) -> Origin:
     """The run, ready to be branched; nothing is written. Raises: InputError for a run that cannot be, or what it cannot give."""
-    spec = _branchable_spec(run_dir)
+    spec = branchable_spec(run_dir)
     checkpoints = {checkpoint.step: checkpoint for checkpoint in list_checkpoints(run_dir / run_folder.CHECKPOINTS)}
     if not checkpoints:
         raise CheckpointError("RUN", f"{run_dir.name} has no checkpoint to branch from.", KEEP)
     for step in wanted.steps or ():
         if step not in checkpoints:
             raise CheckpointError("--steps", f"{run_dir.name} has no checkpoint of step {step:,}; it has {_listed(checkpoints)}.", KEEP)
-    job = prepare(spec, device, data_dir)
-    _refuse_other_data(job, run_dir)
+    job = open_job(run_dir, spec, device, data_dir)
     size = num_samples, multiples = _size(job, wanted)
     # Once more as a run whose batch grows to the largest: whatever that cannot be done with is refused here.
     prepare(with_fields(spec, {"batch.schedule.growth": [{"epoch": 0.0, "factor": float(multiples[-1])}]}), device, data_dir)
@@ -76,7 +75,19 @@ def open_origin(run_dir: Path, wanted: Wanted, device: torch.device, data_dir: P
     return Origin(run_dir, job, points, multiples, num_samples)
 
 
-def _branchable_spec(run_dir: Path) -> TrainSpec:
+def open_job(run_dir: Path, spec: TrainSpec, device: torch.device, data_dir: Path) -> Prepared:
+    """The run's job with the run's data. Raises: InputError, DataError for other data."""
+    job = prepare(spec, device, data_dir)
+    began_with = read_fingerprint(run_dir)
+    change = None if began_with is None else confirmed_difference(job.dataset, job.fingerprint, began_with)
+    if change is not None:
+        problem = f"is not the run's: {change.between('now', f'when {run_dir.name} began')}."
+        raise DataError("dataset", problem, "A branch trains on the samples that its run would go on with: bring the data back.")
+    return job
+
+
+def branchable_spec(run_dir: Path) -> TrainSpec:
+    """The run's spec. Raises: InputError for a run that has no branches, or none that could be compared."""
     if not (run_dir / run_folder.SPEC).is_file():
         raise InputError("RUN", f"{run_dir} is not a run's folder: it has no {run_folder.SPEC}.", "Give the folder that the run printed.")
     spec = resumed_spec(run_dir, [])
@@ -101,14 +112,6 @@ def _outcome(run_dir: Path) -> str | None:
     except (OSError, ValueError, KeyError):
         return None
     return outcome
-
-
-def _refuse_other_data(job: Prepared, run_dir: Path) -> None:
-    began_with = read_fingerprint(run_dir)
-    change = None if began_with is None else confirmed_difference(job.dataset, job.fingerprint, began_with)
-    if change is not None:
-        problem = f"is not the run's: {change.between('now', f'when {run_dir.name} began')}."
-        raise DataError("dataset", problem, "A branch trains on the samples that its run would go on with: bring the data back.")
 
 
 def _size(job: Prepared, wanted: Wanted) -> tuple[int, tuple[int, ...]]:

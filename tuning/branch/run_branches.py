@@ -1,14 +1,15 @@
-"""Runs what is left of a run's branches, one after the other, and keeps what came of each: a line of `branches/branches.jsonl`.
+"""Runs what is left of a run's branches, and keeps what came of each: a line of `branches/branches.jsonl`, which this process alone writes.
 
 Asked again, it goes on: a branch whose line is there is not trained again, whoever asks for it and beside which others; one that a kill cut
-short begins anew, for it is short. Orders of samples come one after the other through all checkpoints, so that what a budget leaves out
-are whole orders, and the answer is about the same branches everywhere.
+short begins anew, for it is short. Orders of samples begin one after the other through all checkpoints, so that what a budget leaves out
+are whole orders, and the answer is about the same branches everywhere. Where they train is `trainers/`.
 """
 
+import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,8 @@ from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_
 from largebatch.jobs.whole_files import storage_errors
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.plan import branch_plan, evaluation_places
-from largebatch.tuning.branch.train import Branch, BranchResult, train_branch
+from largebatch.tuning.branch.train import Branch, BranchResult
+from largebatch.tuning.branch.trainers.trainer import Trainer, TrainerHere
 from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
 
 
@@ -39,7 +41,7 @@ class BranchListener:
     """Whoever follows the branches."""
 
     on_begin: Callable[[int, int, Branch, float | None], None] = lambda done, of, branch, seconds_left: None
-    """Told before each: how many are there, of how many, and the seconds that are left, once they can be said."""
+    """Told before each: how many are there or under way, of how many, and the seconds that are left, once they can be said."""
     on_end: Callable[[BranchResult], None] = lambda result: None
     on_notice: Callable[[str], None] = lambda text: None
     should_stop: Callable[[], bool] = lambda: False
@@ -55,10 +57,11 @@ class Branched(NamedTuple):
     """By point, then by (order, multiple, times that rate), that rate's own among them."""
 
 
-def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched:
+def run_branches(origin: Origin, ask: Ask, listener: BranchListener, trainer: Trainer | None = None) -> Branched:
     """Train the branches that are not there, as far as budget and person allow.
 
-    Raises: PlanError for a rate that no recipe can have; InputError where the run itself diverges; StorageError.
+    Args: trainer: None: this process.
+    Raises: PlanError for a rate that no recipe can have; InputError where the run itself diverges; StorageError; what the trainer raises.
     """
     _refuse_rate(origin, ask)
     folder = origin.run_dir / BRANCHES
@@ -67,25 +70,30 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched
     kept = {result.branch: result for result in read_results(folder)}
     asked = _asked(origin, ask)
     todo = [(point, branch) for point, branch in asked if branch not in kept]
-    began_s, seconds, num_done = time.monotonic(), list[float](), 0
+    trained_by = trainer or TrainerHere(origin.job)
+    began_s, seconds = time.monotonic(), list[float]()
+
+    def may_begin() -> Iterator[tuple[BranchPoint, Branch]]:
+        """Each branch, once it is wanted, for as long as the next would end within the budget and nobody asks to stop."""
+        for num_begun, (point, branch) in enumerate(todo):
+            expected_s = statistics.mean(seconds) if seconds else 0.0
+            if time.monotonic() - began_s + expected_s > ask.budget_s or listener.should_stop():
+                return
+            seconds_left = expected_s * (len(todo) - len(seconds)) / trained_by.num_concurrent if seconds else None
+            listener.on_begin(len(asked) - len(todo) + num_begun, len(asked), branch, seconds_left)
+            yield point, branch
+
     with storage_errors(folder):
         ledger = LineAppender(folder / BRANCH_LEDGER)
     try:
-        for point, branch in todo:
-            expected_s = statistics.mean(seconds) if seconds else 0.0
-            if time.monotonic() - began_s + expected_s > ask.budget_s or listener.should_stop():
-                break
-            seconds_left = expected_s * (len(todo) - num_done) if seconds else None
-            listener.on_begin(len(asked) - len(todo) + num_done, len(asked), branch, seconds_left)
-            result = train_branch(origin, point, branch, listener.should_stop, listener.on_notice)
-            if result is None:
-                break
-            _refuse_diverged(origin, result)
-            with storage_errors(folder / BRANCH_LEDGER):
-                ledger.append(result.model_dump_json().encode())
-            kept[branch], num_done = result, num_done + 1
-            seconds.append(result.seconds)
-            listener.on_end(result)
+        with contextlib.closing(trained_by.results(may_begin(), listener.should_stop, listener.on_notice)) as results:
+            for result in results:
+                _refuse_diverged(origin, result)
+                with storage_errors(folder / BRANCH_LEDGER):
+                    ledger.append(result.model_dump_json().encode())
+                kept[result.branch] = result
+                seconds.append(result.seconds)
+                listener.on_end(result)
     finally:
         ledger.close()
     at_rates: dict[BranchPoint, dict[tuple[int, int, float], BranchResult]] = {point: {} for point in origin.points}
@@ -93,7 +101,7 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener) -> Branched
         if branch in kept:
             at_rates[point][branch.order, branch.multiple, branch.rate_times] = kept[branch]
     by_rule = {point: {key[:2]: result for key, result in results.items() if key[2] == 1.0} for point, results in at_rates.items()}
-    return Branched(by_rule, len(todo) - num_done, at_rates)
+    return Branched(by_rule, len(todo) - len(seconds), at_rates)
 
 
 def _refuse_rate(origin: Origin, ask: Ask) -> None:

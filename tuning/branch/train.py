@@ -18,7 +18,7 @@ from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint, refuse_other_spec
 from largebatch.jobs.run.records import Record
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.branch.origin import BranchPoint, Origin
+from largebatch.tuning.branch.origin import BranchPoint
 from largebatch.tuning.branch.plan import BranchPlan, branch_plan
 
 MEASURED = ("covariance_trace", "gradient_norm_squared", "dual_variance", "dual_norm_squared")
@@ -67,15 +67,15 @@ class BranchResult(Record):
 
 
 def train_branch(
-    origin: Origin, point: BranchPoint, branch: Branch, should_stop: Callable[[], bool], notify: Callable[[str], None]
+    run_job: Prepared, point: BranchPoint, branch: Branch, should_stop: Callable[[], bool], notify: Callable[[str], None]
 ) -> BranchResult | None:
-    """Train from a checkpoint to the branch's end. Returns: None if it was asked to stop before.
+    """Train from a checkpoint to the branch's end. Returns: None if it was asked to stop before. Args: run_job: the run's.
 
     The gradient of a multiple is accumulated over the micro-batches of the run, which is exact; one process trains it, however many the run had.
     Raises: CheckpointError for a checkpoint that is damaged or of another model.
     """
-    job, plan = branch_job(origin, branch)
-    state = _state_at(job, point.checkpoint.path, origin.job.spec)
+    job, plan = branch_job(run_job, branch)
+    state = _state_at(job, point.checkpoint.path, run_job.spec)
     assert state.progress.position[:4] == point.position[:4], "a plan without a batch schedule knows where its steps end"
     began_s, losses, noise = state.clock.wall_s, list[float](), dict.fromkeys(MEASURED, 0.0)
     part = job.dataset.evaluated
@@ -106,9 +106,9 @@ def train_branch(
     )
 
 
-def branch_job(origin: Origin, branch: Branch) -> tuple[Prepared, BranchPlan]:
+def branch_job(job: Prepared, branch: Branch) -> tuple[Prepared, BranchPlan]:
     """The run's job with the branch's plan, and that plan."""
-    job, seed = origin.job, origin.job.spec.seed if branch.order == 0 else key(origin.job.spec.seed, "branch", branch.order)
+    seed = job.spec.seed if branch.order == 0 else key(job.spec.seed, "branch", branch.order)
     plan = branch_plan(job.plan, branch.multiple, branch.power, seed, branch.rate_times)
     return replace(job, spec=plan.spec, plan=plan), plan
 

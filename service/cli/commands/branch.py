@@ -24,6 +24,8 @@ from largebatch.tuning.branch.branch import Left, branch_run
 from largebatch.tuning.branch.origin import Origin, Wanted, open_origin
 from largebatch.tuning.branch.run_branches import Ask, BranchListener
 from largebatch.tuning.branch.train import Branch, BranchResult
+from largebatch.tuning.branch.trainers.choose import SideBySide, trainer_for
+from largebatch.tuning.branch.trainers.trainer import GO_ON, Trainer
 from largebatch.tuning.branch.tuned import TRIED
 
 app = typer.Typer()
@@ -43,6 +45,8 @@ def branch(
     ] = "auto",
     tolerance: Annotated[float | None, typer.Option(help="In the loss; default the standard deviation over the orders.")] = None,
     budget: Annotated[str | None, typer.Option(help="Wall-clock time, such as 90s, 30m or 2h; what is left then waits.")] = None,
+    *,
+    side_by_side: SideBySide,
     data_dir: DataDir = Path("data"),
     device: Device = "auto",
     as_json: AsJson = False,
@@ -50,10 +54,13 @@ def branch(
     """The critical batch along a run: short branches from its checkpoints, with ever larger batches over the same samples.
 
     Keep checkpoints along a run with --set checkpoint.every_steps=N --set checkpoint.keep=20. Asked again, it goes on with what is left.
+    Branches train one after the other in this process; with --address or --max-concurrent, or on a machine with several GPUs, side by side, by Ray.
 
     Exit codes: 0 done, 2 bad input, 4 stopped and resumable, 1 a fault of the machine.
     """
     refuse_unless_positive("--tolerance", tolerance)
+    refuse_unless_positive("--cpus-per-worker", side_by_side.cpus_per_worker)
+    refuse_unless_positive("--gpus-per-worker", side_by_side.gpus_per_worker or None)
     wanted = Wanted(
         None if steps is None else whole_numbers("--steps", steps), None if multiples is None else whole_numbers("--multiples", multiples), samples
     )
@@ -63,7 +70,9 @@ def branch(
     with exclusive(run, "train"):  # nobody goes on with it, and prunes its checkpoints, meanwhile
         origin = open_origin(run, wanted, choose_device(device), data_dir)
         power = FOLLOWS.get(rate, origin.job.spec.optimizer.batch_power)
-        left = _branch_with_view(origin, Ask(orders, power, budget_s, TRIED if rate == "tuned" else (1.0,)), tolerance)
+        ask = Ask(orders, power, budget_s, TRIED if rate == "tuned" else (1.0,))
+        with trainer_for(origin, side_by_side, device) as trainer:
+            left = _branch_with_view(origin, ask, tolerance, trainer)
     answer = left.answer
     if as_json:
         recipe = None if left.recipe is None else str(left.recipe)
@@ -75,12 +84,12 @@ def branch(
         if left.recipe is not None:
             print(f"The schedule as a recipe: largebatch train {left.recipe}")
     if answer.num_left:
-        print("Go on with the same command: what was done is kept.", file=sys.stderr)
+        print(GO_ON, file=sys.stderr)
         raise typer.Exit(4)
 
 
-def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None) -> Left:
-    """Show each branch while it trains; a signal asks to stop after the step under way."""
+def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None, trainer: Trainer) -> Left:
+    """Show each branch while it trains; a signal asks to stop, in this process after the step under way."""
     console, stops = Console(stderr=True), False
 
     def notice(text: str) -> None:
@@ -91,7 +100,8 @@ def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None) -> Left
         if is_impatient:
             raise KeyboardInterrupt
         stops = True
-        return f"{number.name}: stopping; the branch under way is not kept."
+        branches = "the branch under way is" if trainer.num_concurrent == 1 else "branches under way are"
+        return f"{number.name}: stopping; {branches} not kept."
 
     batch = origin.job.plan.global_batch_size
     with console.status("") as status, stop_requests(stop, notice):
@@ -108,4 +118,4 @@ def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None) -> Left
                 at = "" if result.branch.rate_times == 1 else f" at {result.branch.rate_times:g} times the rate"
                 notice(f"  batch {batch * result.branch.multiple:,} diverged{at}")
 
-        return branch_run(origin, ask, tolerance, BranchListener(on_begin, on_end, notice, lambda: stops))
+        return branch_run(origin, ask, tolerance, BranchListener(on_begin, on_end, notice, lambda: stops), trainer)

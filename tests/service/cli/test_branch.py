@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_line import said
+from ports import free_port
 from small_runs import ROOT, document, prepared, trained, wait_for
 
 from largebatch.jobs.spec.read import read_spec
@@ -84,3 +85,14 @@ def test_what_is_left_is_told(run_dir: Path, capsys: pytest.CaptureFixture[str])
     assert (code, "is not a run's folder" in err) == (2, True)
     code, _, err = said(capsys, "branch", run_dir, "--multiples", "64")
     assert (code, "--multiples: 64 times the batch of 32 is more than the 1,437 samples" in err) == (2, True)
+
+
+def test_what_cannot_train_side_by_side_is_told(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything trains, and nothing is written."""
+    code, _, err = said(capsys, "branch", run_dir, *ASKED, "--address", f"127.0.0.1:{free_port()}")
+    assert (code, "--address: nothing answers at 127.0.0.1:" in err) == (2, True)
+    code, _, err = said(capsys, "branch", run_dir, *ASKED, "--address", "nowhere")
+    assert (code, "--address: 'nowhere' is not an address of Ray." in err) == (2, True)
+    code, _, err = said(capsys, "branch", run_dir, *ASKED, "--cpus-per-worker", "0")
+    assert (code, "--cpus-per-worker: 0 is not a number above 0." in err) == (2, True)
+    assert not (run_dir / BRANCHES).exists()

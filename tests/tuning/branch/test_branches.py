@@ -170,7 +170,7 @@ def test_an_average_of_weights_keeps_its_half_life_in_samples(base: int | None, 
     origin = opened(run_dir, steps=[3], multiples=[4], num_samples=32)
     (point,) = origin.points
     branch = Branch(step=3, checkpoint=point.checkpoint.digest, order=0, multiple=4, power=0.5, places=(point.position.samples_seen + 32,))
-    job, plan = branch_job(origin, branch)
+    job, plan = branch_job(origin.job, branch)
     state = new_state(job)
     state.load_state_dict(load_checkpoint(point.checkpoint.path, CPU)["state"])
     assert state.average is not None

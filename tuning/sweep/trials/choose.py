@@ -37,7 +37,8 @@ def trainers(resources: ResourcesSpec, options: TrainOptions, device: str, warm:
             yield Trainers(processes, shares)
         return
     from largebatch.jobs.launch.on_ray.cluster import connected  # the lazy gate to Ray
-    from largebatch.tuning.sweep.trials.on_ray.ray_processes import RayProcesses, machines
+    from largebatch.tuning.sweep.trials.on_ray.ray_actors import machines
+    from largebatch.tuning.sweep.trials.on_ray.ray_processes import RayProcesses
 
     with connected(options):
         shares = split_machines(machines(), resources, device)

@@ -1,0 +1,81 @@
+"""Branches side by side on a real Ray: bit for bit those of one process, though a worker is killed; stopped, and gone on with."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import said
+from launch_runs import Head
+from ray.util.state import list_actors
+from small_branches import ASK, origin_of, told
+from small_runs import ROOT, one_thread, wait_for
+
+from largebatch.tuning.branch.run_branches import BranchListener, run_branches
+from largebatch.tuning.branch.train import BranchResult
+from largebatch.tuning.branch.trainers.choose import SideBySide, trainer_for
+from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def actors(head: Head) -> list[int]:
+    """Process ids of the actors that train branches now."""
+    return [actor.pid for actor in list_actors(address=head.dashboard, filters=[("class_name", "=", "BranchActor"), ("state", "=", "ALIVE")])]
+
+
+def test_they_are_those_of_one_process_though_workers_are_killed(head: Head, tmp_path: Path) -> None:
+    """All workers at the first result; a stop at the third, after which the same again goes on with what is left."""
+    origin, ended, killed = origin_of(tmp_path / "run"), list[BranchResult](), set[int]()
+
+    def kill_all(result: BranchResult) -> None:
+        ended.append(result)
+        if not killed:
+            killed.update(actors(head))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    ledger = tmp_path / "run" / BRANCHES / BRANCH_LEDGER
+    with trainer_for(origin, SideBySide(address=head.address, max_concurrent=2), "cpu") as trainer:
+        assert trainer.num_concurrent == 2
+        stopped = run_branches(origin, ASK, BranchListener(on_end=kill_all, should_stop=lambda: len(ended) >= 3), trainer)
+        assert killed
+        assert 0 < stopped.num_left <= 8 - 3
+        wait_for(lambda: not actors(head), 30)
+        kept = ledger.read_bytes()
+        whole = run_branches(origin, ASK, BranchListener(), trainer)
+    assert ledger.read_bytes().startswith(kept), "what was done is not done again"
+    with one_thread():
+        alone = run_branches(origin_of(tmp_path / "other"), ASK, BranchListener())
+    assert whole.num_left == alone.num_left == 0
+    assert told(whole) == told(alone)
+    wait_for(lambda: not actors(head), 30)
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command itself, on the head, with rates that are tuned."""
+    origin_of(tmp_path / "run", stop={"epochs": 60}, checkpoint={"every_steps": 100, "keep": 99, "every_seconds": None})
+    asked = ["branch", str(tmp_path / "run"), "--multiples", "2", "--samples", "2400", "--orders", "2", "--rate", "tuned", "--device", "cpu",
+             "--address", head.address, "--max-concurrent", "2"]  # fmt: skip
+    ledger = tmp_path / "run" / BRANCHES / BRANCH_LEDGER
+    command = [sys.executable, "-m", "largebatch", *asked]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: ledger.is_file() and len(ledger.read_bytes().splitlines()) >= 2, 120, process)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 4, errors
+    assert "SIGINT: stopping; branches under way are not kept." in errors
+    assert "Go on with the same command: what was done is kept." in errors
+    wait_for(lambda: not actors(head), 30)
+    kept = ledger.read_bytes()
+    code, out, _ = said(capsys, *asked)
+    assert code == 0
+    assert "times that rate, which no order judges that has chosen it" in out
+    assert ledger.read_bytes().startswith(kept)
+    assert len(ledger.read_bytes().splitlines()) > len(kept.splitlines())
