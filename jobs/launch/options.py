@@ -63,7 +63,7 @@ OUTPUT_DIR = Option("Where run folders go: a folder, or a URI such as s3://bucke
 Overrides = Annotated[tuple[str, ...], Option("Override one value, such as batch.global_batch_size=512.", flag="--set", metavar="KEY=VALUE")]
 DataDir = Annotated[Path, Option("Where data sets lie, as torchvision lays them out.", variable="LARGEBATCH_DATA_DIR")]
 Device = Annotated[str, Option("auto, cpu or cuda.")]
-RayAddress = Annotated[str | None, Option("An existing Ray, such as 10.0.0.1:6379; without it the command brings its own.")]
+RayAddress = Annotated[str | None, Option("An existing Ray, such as 10.0.0.1:6379; without it the command brings its own where it needs one.")]
 GpusPerWorker = Annotated[float | None, Option("GPUs of each worker; default 1 where there are enough.", metavar="G")]
 CpusPerWorker = Annotated[float | None, Option("CPUs of each worker; may be a fraction.", metavar="C")]
 

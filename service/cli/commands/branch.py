@@ -31,7 +31,7 @@ from largebatch.tuning.branch.tuned import TRIED
 app = typer.Typer()
 
 
-@app.command(epilog="Example: largebatch branch runs/digits-small-batch-... --rate tuned --budget 1h")
+@app.command(epilog="Example: largebatch branch runs/digits-small-batch-... --budget 1h --address 10.0.0.1:6379")
 @spread
 def branch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that is over or was stopped, and has kept checkpoints.")],
@@ -104,6 +104,8 @@ def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None, trainer
         return f"{number.name}: stopping; {branches} not kept."
 
     batch = origin.job.plan.global_batch_size
+    if trainer.num_concurrent > 1:
+        notice(f"{trainer.num_concurrent} branches at a time, side by side")
     with console.status("") as status, stop_requests(stop, notice):
 
         def on_begin(done: int, of: int, branch: Branch, seconds_left: float | None) -> None:

@@ -28,7 +28,7 @@ def actors(head: Head) -> list[int]:
 
 def test_they_are_those_of_one_process_though_workers_are_killed(head: Head, tmp_path: Path) -> None:
     """All workers at the first result; a stop at the third, after which the same again goes on with what is left."""
-    origin, ended, killed = origin_of(tmp_path / "run"), list[BranchResult](), set[int]()
+    origin, ended, killed, notices = origin_of(tmp_path / "run"), list[BranchResult](), set[int](), list[str]()
 
     def kill_all(result: BranchResult) -> None:
         ended.append(result)
@@ -40,8 +40,9 @@ def test_they_are_those_of_one_process_though_workers_are_killed(head: Head, tmp
     ledger = tmp_path / "run" / BRANCHES / BRANCH_LEDGER
     with trainer_for(origin, SideBySide(address=head.address, max_concurrent=2), "cpu") as trainer:
         assert trainer.num_concurrent == 2
-        stopped = run_branches(origin, ASK, BranchListener(on_end=kill_all, should_stop=lambda: len(ended) >= 3), trainer)
+        stopped = run_branches(origin, ASK, BranchListener(on_end=kill_all, on_notice=notices.append, should_stop=lambda: len(ended) >= 3), trainer)
         assert killed
+        assert any(notice.endswith("times the batch, died: the branch is trained again.") for notice in notices)
         assert 0 < stopped.num_left <= 8 - 3
         wait_for(lambda: not actors(head), 30)
         kept = ledger.read_bytes()

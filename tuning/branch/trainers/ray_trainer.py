@@ -78,7 +78,7 @@ class RayTrainer:
         actor, told = news
         if isinstance(told, Lost):
             attempt = self._waiting.popleft() if actor is None else self._running.pop(actor)
-            self._retry(attempt, told)
+            self._retry(attempt, told, notify)
             return None
         assert isinstance(told, Told)
         del self._running[actor]
@@ -89,10 +89,11 @@ class RayTrainer:
             raise told.result
         return told.result
 
-    def _retry(self, attempt: _Attempt, lost: Lost) -> None:
+    def _retry(self, attempt: _Attempt, lost: Lost, notify: Callable[[str], None]) -> None:
         attempt.num_failures += not lost.is_preempted
+        branch = attempt.branch
+        problem = f"the worker of a branch from step {branch.step:,}, at {branch.multiple} times the batch, died"
         if attempt.num_failures > MAX_FAILURES:
-            branch = attempt.branch
-            problem = f"the worker of the branch from step {branch.step:,} at {branch.multiple} times the batch died, again and again."
-            raise FaultError("ray", problem, GO_ON)
+            raise FaultError("ray", f"{problem}, again and again.", GO_ON)
+        notify(f"{problem}: the branch is trained again.")
         self._waiting.appendleft(attempt)
