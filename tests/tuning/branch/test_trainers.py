@@ -12,10 +12,10 @@ from small_runs import one_thread
 
 from largebatch.jobs.errors import CheckpointError, DataError, FaultError, InputError
 from largebatch.tuning.branch.origin import BranchPoint, Origin
-from largebatch.tuning.branch.run_branches import Ask, BranchListener, run_branches
+from largebatch.tuning.branch.run_branches import BranchListener, run_branches
 from largebatch.tuning.branch.train import Branch, BranchResult, train_branch
-from largebatch.tuning.branch.trainers.actor import BranchActor
 from largebatch.tuning.branch.trainers.choose import SideBySide, trainer_for
+from largebatch.tuning.branch.trainers.kept_job import KeptJob
 from largebatch.tuning.branch.trainers.trainer import TrainerHere
 from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
 from largebatch.tuning.sweep.trials.resources import Shares
@@ -59,7 +59,7 @@ def test_the_order_in_which_they_end_changes_nothing(tmp_path: Path) -> None:
 
 def test_none_begins_that_the_budget_does_not_allow_and_those_under_way_are_kept(tmp_path: Path) -> None:
     """Each is said to take a thousand seconds: once one has, no further one would end within a minute."""
-    origin, begun = origin_of(tmp_path / "run"), []
+    origin, begun = origin_of(tmp_path / "run"), list[tuple[int, int, float | None]]()
     listener = BranchListener(on_begin=lambda done, of, branch, left: begun.append((done, of, left)))
     branched = run_branches(origin, ASK._replace(budget_s=60), listener, LastFirst(origin, seconds=1000.0))
     assert begun == [(0, 8, None), (1, 8, None), (2, 8, None)]
@@ -77,30 +77,28 @@ def test_a_stop_loses_what_is_under_way_alone_and_they_go_on(tmp_path: Path) -> 
     assert told(whole) == told(run_branches(origin_of(tmp_path / "other"), ASK, BranchListener()))
 
 
-class TestActor:
-    """An actor of Ray's, in this process."""
+class TestKeptJob:
+    """What an actor of Ray's trains by, in this process."""
 
     @staticmethod
-    def begun(run_dir: Path) -> BranchActor:
-        actor = BranchActor(run_dir, Path("nowhere"), ONE_CORE)
-        with one_thread():  # which it takes for its own process, and this one is put back
-            actor.get_ready()
-        return actor
+    def kept(run_dir: Path) -> KeptJob:
+        with one_thread():  # it sets the number for its process
+            return KeptJob(run_dir, Path("nowhere"), ONE_CORE)
 
     @staticmethod
     def asked(origin: Origin) -> tuple[BranchPoint, Branch]:
-        asked: list[Branch] = []
-        run_branches(origin, Ask(2, 0.5, budget_s=60), BranchListener(on_begin=lambda done, of, branch, left: asked.append(branch),
-                                                                     should_stop=lambda: bool(asked)))  # fmt: skip
-        return origin.points[0], asked[0]
+        """The first of its branches."""
+        begun: list[Branch] = []
+        run_branches(origin, ASK, BranchListener(on_begin=lambda done, of, branch, left: begun.append(branch), should_stop=lambda: bool(begun)))
+        return origin.points[0], begun[0]
 
     def test_it_tells_what_this_process_would_come_to(self, tmp_path: Path) -> None:
         origin = origin_of(tmp_path / "run")
         asked = self.asked(origin)
-        actor = self.begun(tmp_path / "run")
+        kept = self.kept(tmp_path / "run")
         with one_thread():
             here = train_branch(origin.job, *asked, lambda: False, print)
-            answers = [actor.train(*asked) for _ in range(2)]
+            answers = [kept.train(*asked) for _ in range(2)]
         assert here is not None
         for answer in answers:
             assert isinstance(answer.result, BranchResult)
@@ -120,7 +118,7 @@ class TestActor:
     def test_it_tells_what_it_fails_of(self, spoil: Callable[[Path], Any], kind: type[Exception], words: str, tmp_path: Path) -> None:
         asked = self.asked(origin_of(tmp_path / "run"))
         spoil(tmp_path / "run")
-        told = self.begun(tmp_path / "run").train(*asked)
+        told = self.kept(tmp_path / "run").train(*asked)
         assert isinstance(told.result, kind)
         with pytest.raises(kind, match=words):
             raise told.result
@@ -132,7 +130,7 @@ class TestActor:
             raise KeyError("no such thing")
 
         monkeypatch.setattr("largebatch.tuning.branch.trainers.kept_job.train_branch", fail)
-        told = self.begun(tmp_path / "run").train(*asked)
+        told = self.kept(tmp_path / "run").train(*asked)
         assert isinstance(told.result, FaultError)
         assert "nobody foresaw this" in str(told.result)
         assert "no such thing" in (tmp_path / "run" / BRANCHES / "traceback.txt").read_text()

@@ -36,8 +36,8 @@ class SideBySide:
     @property
     def resources(self) -> ResourcesSpec:
         """What each branch gets, as a sweep says it of its runs."""
-        cpus = {} if self.cpus_per_worker is None else {"cpus_per_worker": self.cpus_per_worker}
-        return ResourcesSpec(gpus_per_worker=self.gpus_per_worker, max_concurrent=self.max_concurrent, **cpus)
+        shares = {"cpus_per_worker": self.cpus_per_worker, "gpus_per_worker": self.gpus_per_worker, "max_concurrent": self.max_concurrent}
+        return ResourcesSpec.model_validate({name: value for name, value in shares.items() if value is not None})
 
 
 @contextmanager
