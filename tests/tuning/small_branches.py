@@ -32,6 +32,6 @@ def opened(run_dir: Path) -> Origin:
 
 
 def told(branched: Branched) -> list[dict[str, Any]]:
-    """Everything that branches came to, in the order in which they are answered with, but for the seconds that they took."""
+    """Everything that branches came to, in the order in which they are answered with, but for seconds, of which checkpoints hold some too."""
     results: list[BranchResult] = [result for of_point in branched.at_rates.values() for result in of_point.values()]
-    return [result.model_dump(exclude={"seconds"}) for result in results]
+    return [result.model_dump(exclude={"seconds": True, "branch": {"checkpoint"}}) for result in results]

@@ -1,25 +1,16 @@
 """BranchActor: one process of Ray's that trains branches of one run, one after the other; the modules that train are imported there alone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.tuning.sweep.trials.resources import Shares
 
 if TYPE_CHECKING:
     from largebatch.tuning.branch.origin import BranchPoint
-    from largebatch.tuning.branch.train import Branch, BranchResult
-
-
-class Told(NamedTuple):
-    """What an actor tells of a branch."""
-
-    result: "BranchResult | LargebatchError"
-    """What came of it, or what it failed of."""
-    notices: list[str]
-    """What a person should be told besides."""
+    from largebatch.tuning.branch.train import Branch
+    from largebatch.tuning.branch.trainers.kept_job import Told
 
 
 class BranchActor:
@@ -36,6 +27,6 @@ class BranchActor:
 
         self._job = KeptJob(*self._origin)
 
-    def train(self, point: "BranchPoint", branch: "Branch") -> Told:
+    def train(self, point: "BranchPoint", branch: "Branch") -> "Told":
         """Train a branch to its end."""
         return self._job.train(point, branch)

@@ -3,6 +3,7 @@
 import socket
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,10 +13,18 @@ from largebatch.jobs.launch.final_message import unforeseen
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.run_folder import SPEC
 from largebatch.tuning.branch.origin import BranchPoint, branchable_spec, open_job
-from largebatch.tuning.branch.train import Branch, train_branch
-from largebatch.tuning.branch.trainers.actor import Told
+from largebatch.tuning.branch.train import Branch, BranchResult, train_branch
 from largebatch.tuning.files import BRANCHES
 from largebatch.tuning.sweep.trials.resources import Shares
+
+
+class Told(NamedTuple):
+    """What is told of a branch."""
+
+    result: BranchResult | LargebatchError
+    """What came of it, or what it failed of."""
+    notices: list[str]
+    """What a person should be told besides."""
 
 
 class KeptJob:

@@ -16,7 +16,8 @@ import ray
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.tuning.branch.origin import BranchPoint, Origin
 from largebatch.tuning.branch.train import Branch, BranchResult
-from largebatch.tuning.branch.trainers.actor import BranchActor, Told
+from largebatch.tuning.branch.trainers.actor import BranchActor
+from largebatch.tuning.branch.trainers.kept_job import Told
 from largebatch.tuning.branch.trainers.trainer import GO_ON, Results
 from largebatch.tuning.sweep.trials.on_ray.ray_actors import ActorNews, RayActors
 from largebatch.tuning.sweep.trials.processes import GoneError, Lost
@@ -77,8 +78,10 @@ class RayTrainer:
         """The result of a branch; None where an actor died, whose branch then waits for another. Raises: what the branch failed of."""
         actor, told = news
         if isinstance(told, Lost):
-            attempt = self._waiting.popleft() if actor is None else self._running.pop(actor)
-            self._retry(attempt, told, notify)
+            if actor is not None:
+                self._retry(self._running.pop(actor), told, notify)
+            elif self._waiting:
+                self._retry(self._waiting.popleft(), told, notify)
             return None
         assert isinstance(told, Told)
         del self._running[actor]
