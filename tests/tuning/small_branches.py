@@ -21,9 +21,9 @@ PARTS: dict[str, Any] = {
 ASK = Ask(2, 0.5)
 
 
-def origin_of(run_dir: Path, **parts: Any) -> Origin:
+def origin_of(run_dir: Path) -> Origin:
     """A run that was trained there, with two checkpoints to branch from and two batches: eight branches under `ASK`."""
-    trained(small_runs.prepared(**(PARTS | parts)), run_dir)
+    trained(small_runs.prepared(**PARTS), run_dir)
     return opened(run_dir)
 
 

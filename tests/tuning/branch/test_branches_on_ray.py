@@ -11,8 +11,8 @@ import pytest
 from command_line import said
 from launch_runs import Head
 from ray.util.state import list_actors
-from small_branches import ASK, origin_of, told
-from small_runs import ROOT, one_thread, wait_for
+from small_branches import ASK, PARTS, origin_of, told
+from small_runs import ROOT, one_thread, prepared, trained, wait_for
 
 from largebatch.tuning.branch.run_branches import BranchListener, run_branches
 from largebatch.tuning.branch.train import BranchResult
@@ -57,8 +57,9 @@ def test_they_are_those_of_one_process_though_a_worker_is_killed(head: Head, tmp
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(head: Head, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command itself, on the head, with rates that are tuned."""
-    origin_of(tmp_path / "run", stop={"epochs": 60}, checkpoint={"every_steps": 100, "keep": 99, "every_seconds": None})
-    asked = ["branch", str(tmp_path / "run"), "--multiples", "2", "--samples", "2400", "--orders", "2", "--rate", "tuned", "--device", "cpu",
+    parts = PARTS | {"stop": {"epochs": 60}, "checkpoint": {"every_steps": 100, "keep": 99, "every_seconds": None}}
+    trained(prepared(**parts), tmp_path / "run")
+    asked = ["branch", str(tmp_path / "run"), "--steps", "100,300", "--multiples", "2", "--samples", "2400", "--orders", "2", "--rate", "tuned", "--device", "cpu",
              "--address", head.address, "--max-concurrent", "2"]  # fmt: skip
     ledger = tmp_path / "run" / BRANCHES / BRANCH_LEDGER
     command = [sys.executable, "-m", "largebatch", *asked]
