@@ -59,8 +59,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(head: Head, tmp_
     """The command itself, on the head, with rates that are tuned."""
     parts = PARTS | {"stop": {"epochs": 60}, "checkpoint": {"every_steps": 100, "keep": 99, "every_seconds": None}}
     trained(prepared(**parts), tmp_path / "run")
-    asked = ["branch", str(tmp_path / "run"), "--steps", "100,300", "--multiples", "2", "--samples", "2400", "--orders", "2", "--rate", "tuned", "--device", "cpu",
-             "--address", head.address, "--max-concurrent", "2"]  # fmt: skip
+    asked = ["branch", str(tmp_path / "run"), "--steps", "100,300", "--multiples", "2", "--samples", "2400", "--orders", "2", "--rate", "tuned",
+             "--device", "cpu", "--address", head.address, "--max-concurrent", "2"]  # fmt: skip
     ledger = tmp_path / "run" / BRANCHES / BRANCH_LEDGER
     command = [sys.executable, "-m", "largebatch", *asked]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
