@@ -13,6 +13,7 @@ from torch import Tensor
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.recorder.batches import num_samples_of, samples_of_epoch
+from largebatch.jobs.recorder.micro_batch_noise import MicroBatch
 from largebatch.jobs.recorder.recorder import Recorder
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.tasks.metric import Metric
@@ -30,7 +31,7 @@ class Callback(LightningCallback):  # type: ignore[misc]
     """Records each `fit` of a Trainer with one optimizer.
 
     The clock counts from the reading of each batch to the end of its step. Not in it: validation, checkpoints, and the reading of the one
-    batch that follows either.
+    batch that follows either. Where gradients are accumulated, the noise scale is told by the gradients of the micro-batches.
 
     Args:
         dataset: its name; runs are compared where it is the same.
@@ -40,7 +41,7 @@ class Callback(LightningCallback):  # type: ignore[misc]
         global_batch_size: None: the loader's batch, times accumulation, times processes.
         num_train_samples: None: the length of the training data.
         num_samples: of a batch; the default is the length of its first tensor.
-        options: as of `largebatch.Recorder`: target, settings, evaluated_on, name, output_dir, learning_rate, tokens_per_sample ...
+        options: as of `largebatch.Recorder`: target, settings, noise_every_steps, evaluated_on, name, output_dir, learning_rate ...
     Raises: InputError for what cannot be recorded, when training starts.
     """
 
@@ -62,7 +63,7 @@ class Callback(LightningCallback):  # type: ignore[misc]
         self._options = options
         self.recorder: Recorder | None = None
         """Of the last fit."""
-        self._num_steps = self._samples = 0
+        self._num_steps = self._samples = self._batch_samples = 0
         self._weighted: float | Tensor | None = 0.0
         self._validation_began_s = 0.0
 
@@ -96,6 +97,10 @@ class Callback(LightningCallback):  # type: ignore[misc]
         self._num_steps = self._samples = 0
         self._weighted = 0.0
         self.recorder.begin()
+        if not pl_module.automatic_optimization:
+            self.recorder.micro_batch_noise.refuse("the module optimises by itself")
+        if trainer.strategy.handles_gradient_accumulation:
+            self.recorder.micro_batch_noise.refuse(f"{type(trainer.strategy).__name__} accumulates by itself")
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The first batch is about to be read."""
@@ -105,10 +110,23 @@ class Callback(LightningCallback):  # type: ignore[misc]
         """Go on after a validation or a checkpoint."""
         if not self._running().trains:
             self._running().start_clock()
+        self._batch_samples = self._num_samples(batch)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        """Measure the micro-batch's gradient, where it is one of several."""
+        if trainer.accumulate_grad_batches > 1:
+            self._running().micro_batch_noise.begin()
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        """Say what Lightning has multiplied the micro-batch's mean loss by; here nothing is unscaled or clipped yet."""
+        noise, scaler = self._running().micro_batch_noise, getattr(trainer.precision_plugin, "scaler", None)
+        if trainer.accumulate_grad_batches > 1 and noise.is_due:
+            scale = 1.0 if scaler is None else scaler.get_scale()
+            noise.end(MicroBatch(self._batch_samples, coefficient=scale / trainer.accumulate_grad_batches))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Add a micro-batch up; write a line where its step is done."""
-        number = self._num_samples(batch)
+        number = self._batch_samples
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is None or self._weighted is None:
             self._weighted = None  # the module optimises by itself, and did not say

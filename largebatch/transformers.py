@@ -3,12 +3,15 @@
 trainer = Trainer(..., callbacks=[largebatch.transformers.Callback(dataset="my-text", metric=largebatch.Metric("loss", "lower"))])
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.recorder.batches import num_samples_of, samples_of_epoch
+from largebatch.jobs.recorder.micro_batch_noise import MicroBatch
 from largebatch.jobs.recorder.recorder import Recorder
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.tasks.metric import Metric
@@ -22,6 +25,8 @@ EVALUATED = "eval_"
 """Begins the names of what an evaluation gave."""
 ASIDE = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch"}
 """What transformers puts among them that is no score."""
+NO_TARGET = -100
+"""The label of what does not count in a loss."""
 
 
 class Callback(TrainerCallback):  # type: ignore[misc]
@@ -29,7 +34,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
 
     A step's line is written where the Trainer logs (`logging_steps`), with the loss that it logs: the mean of the steps since it logged last.
     The clock counts from the reading of each step's batches to the end of the step. Not in it: evaluation, checkpoints, and the reading
-    of the batches that follow either.
+    of the batches that follow either. Where gradients are accumulated, the noise scale is told by the gradients of the micro-batches.
 
     Args:
         dataset: its name; runs are compared where it is the same.
@@ -37,7 +42,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         model: its name; None: its class.
         seed: None: the Trainer's.
         num_train_samples: None: the length of the training data.
-        options: as of `largebatch.Recorder`: target, settings, evaluated_on, name, output_dir, learning_rate, tokens_per_sample ...
+        options: as of `largebatch.Recorder`: target, settings, noise_every_steps, evaluated_on, name, output_dir, learning_rate ...
     Raises: InputError for what cannot be recorded, when training starts.
     """
 
@@ -51,6 +56,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         self._samples = 0
         self._step_samples: int | None = None
         self._other_names: set[str] | None = None
+        self._passes: list[_Pass] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin a run. Raises: InputError."""
@@ -74,6 +80,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         )
         self._samples, self._step_samples, self._other_names = 0, None, None
         self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
+        self._loss_hook = model.register_forward_hook(self._listen, with_kwargs=True)
+        self._accumulates, self._passes = args.gradient_accumulation_steps > 1, []
         self.recorder.begin()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -87,6 +95,18 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         self._refuse_other_names()
         if self.recorder is not None and not self.recorder.trains:
             self.recorder.start_clock()
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A micro-batch that is not its step's last has been passed backward."""
+        self._end_pass()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last one has."""
+        self._end_pass()
+        reason = _weigh(self._passes)
+        if reason:
+            self._running().micro_batch_noise.refuse(reason)
+        self._passes = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step is done; whether a line is written of it, the Trainer says next."""
@@ -138,6 +158,21 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         if model.training and torch.is_grad_enabled():
             self._samples += num_samples_of([*inputs, named])
 
+    def _listen(self, model: Any, inputs: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> None:
+        """Measure the gradient of a micro-batch that is one of several, and what the Trainer multiplies its loss by."""
+        noise = self._running().micro_batch_noise
+        if self._accumulates and noise.is_due and model.training and torch.is_grad_enabled():
+            self._passes.append(_Pass(num_samples_of([*inputs, named]), named, outputs))
+            noise.begin()
+
+    def _end_pass(self) -> None:
+        if self._passes:
+            self._running().micro_batch_noise.end(self._passes[-1].micro_batch)
+
+    def _running(self) -> Recorder:
+        assert self.recorder is not None, "transformers calls on_train_begin first"
+        return self.recorder
+
     def _finish_step(self, loss: float | None = None, gradient_norm: float | None = None) -> None:
         if self.recorder is not None and self._step_samples is not None:
             number, self._step_samples = self._step_samples, None
@@ -152,5 +187,48 @@ class Callback(TrainerCallback):  # type: ignore[misc]
 
     def _end(self, outcome: Outcome | None = None, reason: str = "") -> None:
         self._hook.remove()
+        self._loss_hook.remove()
         if self.recorder is not None:
             self.recorder.end(outcome, reason)
+
+
+class _Pass:
+    """A training pass of a model: its samples, the labels that its loss may count, and what the Trainer multiplies that loss by.
+
+    Autograd tells the last: it is the gradient with respect to the loss, whatever scales it on the way.
+    """
+
+    def __init__(self, num_samples: int, named: Mapping[str, Any], outputs: Any) -> None:
+        self.micro_batch = MicroBatch(num_samples)
+        self.items_of_step = named.get("num_items_in_batch")
+        """What the model divides a sum over labels by, for the whole step; None: its loss is a mean over its own."""
+        labels = [label for label in (named.get("shift_labels"), named.get("labels")) if isinstance(label, Tensor)]
+        shifted = [label[..., 1:] for label in labels if label.ndim > 1]
+        self.counts = [label.ne(NO_TARGET).sum() for label in (*labels, *shifted)]
+        """As a loss may count them, which shifts labels or does not."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
+        if isinstance(loss, Tensor) and loss.requires_grad:
+            loss.register_hook(self._hear)
+
+    def _hear(self, gradient: Tensor) -> None:
+        self.micro_batch.coefficient = gradient.detach().clone()
+
+
+def _weigh(passes: list[_Pass]) -> str:
+    """Give each pass of a step the weight of its labels, where the model divides by the number of all of them.
+
+    Returns: what keeps the noise from being told, in words; "" where nothing does.
+    """
+    heard = [each.micro_batch.coefficient for each in passes]
+    if None in heard:
+        return "the Trainer's loss is not the one that the model gives, so that its scale is not known"
+    if not passes or passes[0].items_of_step is None:
+        return ""
+    items = float(passes[0].items_of_step)
+    for counts in zip(*(each.counts for each in passes), strict=True):
+        weights = [float(count) for count in counts]
+        if sum(weights) == items:
+            for each, coefficient, weight in zip(passes, heard, weights, strict=True):
+                each.micro_batch.weight, each.micro_batch.coefficient = weight, coefficient * weight / items
+            return ""
+    return "what a micro-batch weighs is not known: the labels that the model reads are not as many as the loss is divided by"

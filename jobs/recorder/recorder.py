@@ -9,10 +9,10 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import pydantic
 import torch
@@ -24,6 +24,7 @@ from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.noise_scale import NoiseSums
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise, number_of
 from largebatch.jobs.recorder.optimizer import describe_optimizer, peak_learning_rate
 from largebatch.jobs.recorder.progress import RecordedProgress
 from largebatch.jobs.run import run_folder
@@ -68,6 +69,7 @@ class Recorder:
         optimizer_name: in place of the optimizer's class.
         tokens_per_sample: of sequences of tokens, padding included.
         micro_batch_size: samples per rank in one forward pass; None: a step takes its samples at once.
+        noise_every_steps: of steps whose passes are told by `micro_batch`, how many to one that measures the noise scale; "auto": 1; 0: never.
         device: which is waited for; None: where the optimizer's first parameter lies.
         trainer: whose loop it is.
     Raises: SpecError for what says no run, when the recording begins; StorageError.
@@ -90,6 +92,7 @@ class Recorder:
         optimizer_name: str | None = None,
         tokens_per_sample: int | None = None,
         micro_batch_size: int | None = None,
+        noise_every_steps: int | Literal["auto"] = "auto",
         name: str | None = None,
         output_dir: str | os.PathLike[str] = "runs",
         device: torch.device | str | None = None,
@@ -129,6 +132,7 @@ class Recorder:
         self._output_dir, self._optimizer = Path(output_dir), optimizer
         self._evaluated_on: Any = evaluated_on
         self._clock, self._noise = Clock(self.device), NoiseSums()
+        self.micro_batch_noise = MicroBatchNoise(optimizer, noise_every_steps, self.ranks.world_size, self.notice)
         self._progress = RecordedProgress(num_train_samples, metric, None if target is None else float(target), tokens_per_sample)
         self._journal: Journal | None = None
         self._rate_of_step: float | None = None
@@ -236,6 +240,18 @@ class Recorder:
         with self.paused(), self._clock.evaluating():
             yield
 
+    def micro_batch(
+        self, num_samples: int, *, weight: float | Tensor | None = None, coefficient: float | Tensor | None = None
+    ) -> AbstractContextManager[None]:
+        """A context for one micro-batch's backward pass: the noise scale is told by its gradient and the whole step's.
+
+        Args:
+            weight: what it weighs in the step's mean, such as its tokens; None: its samples.
+            coefficient: what its mean loss is multiplied by, loss scaling included; None: its part of the step's weight.
+        """
+        self._begun()
+        return self.micro_batch_noise.micro_batch(MicroBatch(num_samples, weight, coefficient))
+
     def step(
         self,
         loss: float | Tensor | None,
@@ -251,7 +267,7 @@ class Recorder:
                 device is not waited for.
             num_samples: of this rank, over all its micro-batches.
             gradient_norm: L2, of the global batch's mean gradient before clipping.
-            noise: the step's estimates of tr(Sigma) and |G|^2, as `jobs/engine/noise_scale.py` forms them.
+            noise: the step's estimates of tr(Sigma) and |G|^2, as `jobs/engine/noise_scale.py` forms them; None: as its micro-batches tell.
         Raises: InputError for a step outside of `training`.
         """
         journal, progress = self._begun(), self._progress
@@ -261,11 +277,13 @@ class Recorder:
             raise InputError("step", "the training clock does not run.", "Read the batches through recorder.training(loader), and step inside of it.")
         rate = self._learning_rate()
         progress.count_step(num_samples)
+        measured = self.micro_batch_noise.take(num_samples)
+        noise = measured if noise is None else noise
         if noise is not None:
             self._noise.add(*noise)
         if loss is None:
             return
-        weighted, in_step, uncounted = self.ranks.sum_numbers(_number(loss) * num_samples, num_samples, progress.uncounted_samples)
+        weighted, in_step, uncounted = self.ranks.sum_numbers(number_of(loss) * num_samples, num_samples, progress.uncounted_samples)
         progress.take_samples(round(uncounted))
         mean_loss = weighted / in_step
         if not math.isfinite(mean_loss):
@@ -291,7 +309,7 @@ class Recorder:
         if progress.has_diverged:
             return
         progress.take_samples(round(self.ranks.sum_numbers(progress.uncounted_samples)[0]))
-        values = {name: _number(score) for name, score in scores.items()}
+        values = {name: number_of(score) for name, score in scores.items()}
         if metric.name not in values:
             hint = f"It got {', '.join(sorted(values)) or 'nothing'}; say metric=largebatch.Metric(...) when the recorder is made."
             raise InputError("evaluation", f"has no {metric.name}, which the run is judged by.", hint)
@@ -315,6 +333,7 @@ class Recorder:
         journal, progress = self._begun(), self._progress
         self._clock.stop_training()
         self._hook.remove()
+        self.micro_batch_noise.close()
         if self.ranks.world_size == 1:
             progress.take_samples(progress.uncounted_samples)
         if progress.has_diverged:
@@ -369,12 +388,9 @@ class Recorder:
 
     def _diverge(self, problem: str) -> None:
         self._progress.has_diverged = True
+        self.micro_batch_noise.close()
         self.notice(f"Diverged: {problem}. The recording ends here.")
 
 
-def _number(value: float | Tensor) -> float:
-    return float(value.detach() if isinstance(value, Tensor) else value)
-
-
 def _finite(value: float | Tensor | None) -> float | None:
-    return None if value is None or not math.isfinite(number := _number(value)) else number
+    return None if value is None or not math.isfinite(number := number_of(value)) else number
