@@ -13,6 +13,8 @@ from httpx_sse import EventSource
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_exponential
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
+from largebatch.jobs.whole_files import storage_errors
+from largebatch.service import added_run
 from largebatch.service.job import Kind
 
 TRIES = 6
@@ -82,6 +84,12 @@ class Client:
     def submit(self, kind: Kind | str, submission: dict[str, Any], key: str | None = None) -> Any:
         """Submit a run or sweep, once, however often the connection breaks."""
         return self.request("POST", f"/v1/{Kind(kind).plural}", json=submission, headers={"Idempotency-Key": key or secrets.token_hex(16)})
+
+    def add(self, run_dir: Path) -> Any:
+        """Send what a run's folder tells of it, to be shown; the same files twice are one run. Raises: InputError for what is no run's folder."""
+        with storage_errors(run_dir):
+            files = [(added_run.PART, (name, path.read_bytes())) for name, path in added_run.files_of(run_dir).items()]
+        return self.request("POST", added_run.PATH, files=files)
 
     def request(self, method: str, path: str, **options: Any) -> Any:
         """What the service answers to any other request. Args: options: httpx's, such as `json` and `params`."""

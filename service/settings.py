@@ -47,6 +47,9 @@ class Settings:
     entry_points: Annotated[tuple[str, ...], Option("Own code that requests may name.", flag="--entry-point", metavar="MODULE:FUNCTION")] = ()
     allows_code: Annotated[bool, ALLOW_CODE] = False
     max_code_bytes_per_owner: int = 200 << 20
+    max_added_bytes_per_owner: int = 1 << 30
+    max_added_per_owner: int = 10_000
+    """Runs that were trained elsewhere."""
     allows_download: Annotated[bool, Option("Let requests fetch data sets from their publishers.", flag="--allow-download")] = False
     memory_gib: Annotated[
         float, Option("Memory that jobs may hold together; default four fifths of it; on Ray what that counts.", minimum=0.5, is_found_out=True)

@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from largebatch.jobs.errors import InputError
+from largebatch.service.added_run import is_added_run
 from largebatch.service.bundle import is_upload
 
 ACCEPTED_AT_ONCE = 16
@@ -26,7 +27,7 @@ HEADERS_S = 10.0
 BODY_S = 30.0
 """How long a request's body may take, at most 1 MiB."""
 UPLOAD_S = 600.0
-"""How long a bundle of code may take, at most 21 MiB, where it is read only once it is known who sends it."""
+"""How long a bundle of code may take, at most 21 MiB, or a run that is added, at most 66, each read only once it is known who sends it."""
 READ_S = 30.0
 """How long a reader may leave an answer lying before any more of it is taken."""
 
@@ -165,10 +166,11 @@ class BoundedConnection(H11Protocol):
             self._deadline = self.loop.call_later(self.headers_s if awaits == "headers" else self._body_s(), self.give_up)
 
     def _body_s(self) -> float:
-        if self.upload_s is None:
-            return self.body_s
         content_type = next((value for name, value in self.scope["headers"] if name == b"content-type"), b"").decode("latin-1")
-        return self.upload_s if is_upload(self.scope["method"], self.scope["path"], content_type) else self.body_s
+        asked = (self.scope["method"], self.scope["path"], content_type)
+        if is_added_run(*asked):
+            return UPLOAD_S
+        return self.upload_s if self.upload_s is not None and is_upload(*asked) else self.body_s
 
 
 class TakesCode(BoundedConnection):

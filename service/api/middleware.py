@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from typing import NamedTuple
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from largebatch.jobs.errors import LargebatchError
+from largebatch.service import added_run
 from largebatch.service.api.auth import known
 from largebatch.service.api.errors import Problem, TooLargeError, problem_of, respond
 from largebatch.service.api.logs import Seldom
@@ -19,10 +21,7 @@ from largebatch.service.settings import LOOPBACK
 LARGEST_BODY = 1 << 20
 BODY_OF_ANYBODY = 1 << 14
 """More is read only of those who are known: thousands of connections can be open at a time."""
-LARGEST_UPLOAD = LARGEST_BYTES + LARGEST_BODY
-"""Of a bundle of code, with the form that it comes in."""
 TOO_LARGE = TooLargeError("body", f"is larger than {LARGEST_BODY >> 20} MiB.", "Nothing here needs that.")
-TOO_LARGE_UPLOAD = TooLargeError("body", f"is larger than {LARGEST_BYTES >> 20} MiB.", CODE_ALONE)
 METHODS = {"GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH"}
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -35,6 +34,17 @@ HEADERS = {  # no other site is told an address of ours; under `no-referrer` bro
     "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
+
+
+class Upload(NamedTuple):
+    """A body that may be larger, and lies on disk: how large, with the form that it comes in, and what is told beyond that."""
+
+    most_bytes: int
+    too_large: TooLargeError
+
+
+CODE = Upload(LARGEST_BYTES + LARGEST_BODY, TooLargeError("body", f"is larger than {LARGEST_BYTES >> 20} MiB.", CODE_ALONE))
+RUN = Upload(added_run.MOST_BYTES + LARGEST_BODY, TooLargeError("body", f"is larger than {added_run.MOST_BYTES >> 20} MiB.", added_run.HINT))
 
 
 class RequestMiddleware:
@@ -82,18 +92,18 @@ class RequestMiddleware:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with a refusal, or hand the request on with its whole body."""
         headers, messages = Headers(scope=scope), list[Message]()
-        brings_code = self._takes_code and is_upload(scope["method"], scope["path"], headers.get("content-type", ""))
+        upload = self._upload(scope["method"], scope["path"], headers.get("content-type", ""))
         length = headers.get("content-length", "0")
         problem: Problem | None = None
         # Where no token is needed, nothing but the browser's honesty stands between a foreign page and us: names that
         # a foreign page can point at this machine are not answered.
         host = headers.get("host", "").rsplit(":", 1)[0].strip("[]")
-        if length.isdecimal() and int(length) > (LARGEST_UPLOAD if brings_code else LARGEST_BODY):
-            problem = problem_of(TOO_LARGE_UPLOAD if brings_code else TOO_LARGE)
+        if length.isdecimal() and int(length) > (upload.most_bytes if upload else LARGEST_BODY):
+            problem = problem_of(upload.too_large if upload else TOO_LARGE)
         elif self._is_open and host not in LOOPBACK:
             problem = Problem(title="Not allowed", status=421, detail=f"This service is not called {host[:100]!r}.")
-        elif brings_code:
-            await self._app(scope, _counted(receive), send)
+        elif upload:
+            await self._app(scope, _counted(receive, upload), send)
             return
         else:
             message = await _body(receive, most=BODY_OF_ANYBODY)
@@ -111,6 +121,12 @@ class RequestMiddleware:
             return messages.pop() if messages else await receive()
 
         await self._app(scope, receive_again, send)
+
+    def _upload(self, method: str, path: str, content_type: str) -> Upload | None:
+        """What a request may bring beyond a usual body."""
+        if added_run.is_added_run(method, path, content_type):
+            return RUN
+        return CODE if self._takes_code and is_upload(method, path, content_type) else None
 
     async def _stranger(self, scope: Scope) -> Problem | None:
         """What is told to somebody who is not known, where it must be known who asks."""
@@ -138,7 +154,7 @@ class RequestMiddleware:
         )  # fmt: skip
 
 
-def _counted(receive: Receive) -> Receive:
+def _counted(receive: Receive, upload: Upload) -> Receive:
     """The parts of a body as they come. Raises, to whoever reads them: TooLargeError, where they become too many."""
     num_bytes = 0
 
@@ -146,8 +162,8 @@ def _counted(receive: Receive) -> Receive:
         nonlocal num_bytes
         message = await receive()
         num_bytes += len(message.get("body", b""))
-        if num_bytes > LARGEST_UPLOAD:
-            raise TOO_LARGE_UPLOAD
+        if num_bytes > upload.most_bytes:
+            raise upload.too_large
         return message
 
     return receive_next

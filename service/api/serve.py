@@ -16,6 +16,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from largebatch.jobs.errors import InputError
+from largebatch.service.api.added import route as added_runs
 from largebatch.service.api.connections import BoundedConnection, Server, TakesCode, listen, open_as_many_files_as_allowed
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
@@ -106,7 +107,12 @@ def make_app(deps: Dependencies) -> FastAPI:
     api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
     of_jobs = (lists.router, form_pages.router, job_pages.router, about.router, compare.router)
     of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
-    for router in (*api, code.router, *of_pages):  # each route as it stands: a router that is included is gone through twice for each request
+    for router in (
+        *api,
+        code.router,
+        added_runs.router,
+        *of_pages,
+    ):  # each route as it stands: a router that is included is gone through twice for each request
         app.router.routes.extend(router.routes)
 
     @app.get("/openapi.json", include_in_schema=False)

@@ -106,6 +106,29 @@ class Store:
             raise GoneError("", f"job {earlier.job_id} was accepted under this key, and deleted since.", "Use a new key to submit it again.")
         return job_of_key, False
 
+    def add(self, job: Job, most_bytes: int, most_jobs: int) -> tuple[Job, bool]:
+        """Remember a run that was trained elsewhere, once. Returns it, and whether it is new.
+
+        Args: most_bytes, most_jobs: that one owner may have added.
+        Raises: ConflictError for more.
+        """
+        kept = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(jobs.c.added_bytes), 0))
+        try:
+            with writing(self.engine) as connection:
+                num_jobs, num_bytes = connection.execute(kept.where(jobs.c.owner == job.owner, jobs.c.added_bytes.is_not(None))).one()
+                if num_jobs >= most_jobs or num_bytes + (job.added_bytes or 0) > most_bytes:
+                    problem = (
+                        f"one owner may add {most_jobs:,} runs of {most_bytes >> 20} MiB; {job.owner} has {num_jobs:,}, of {num_bytes / 2**20:.1f}."
+                    )
+                    raise ConflictError("", problem, "Delete some.")
+                connection.execute(jobs.insert().values(**job.model_dump(mode="json")))
+            return job, True
+        except IntegrityError:  # the same request, at the same time
+            earlier = self.find(job.id)
+            if earlier is None or earlier.owner != job.owner:
+                raise
+            return earlier, False
+
     def find(self, job_id: str) -> Job | None:
         """One job, by its id or by the end of it that lists show, if that is of one alone."""
         found = self._jobs(_BY_ID, id=job_id)
@@ -185,6 +208,10 @@ class Store:
 
     def queue_again(self, job: Job, spec: dict[str, Any] | None = None) -> Job:
         """Resume a job that failed or was cancelled; with another spec also one that succeeded. Raises: ConflictError for another."""
+        if job.added_bytes is not None:
+            raise ConflictError(
+                "", f"run {job.id} was trained elsewhere and added: nothing of it can go on here.", "Go on with it where it was trained."
+            )
         if State.QUEUED not in MOVES[job.state] or (job.state is State.SUCCEEDED and spec is None):
             hint = "A run that succeeded goes on where its end is set later: stop.epochs." if job.kind is Kind.RUN else ""
             raise ConflictError("", f"job {job.id} is {job.state}; only a failed or cancelled one can be resumed.", hint)

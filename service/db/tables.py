@@ -44,6 +44,7 @@ jobs = Table(
     Column("outcome", String(16)),
     Column("summary", JSON(none_as_null=True)),
     Column("code", String(64), ForeignKey("bundles.sha256")),
+    Column("added_bytes", BigInteger),
     # Every list is of one kind, newest first, perhaps of one state or owner; the reconciler asks by state.
     Index("jobs_by_time", "created_at_s", "id"),
     Index("jobs_by_kind", "kind", "created_at_s", "id"),

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.spec.recorded import is_recorded
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.commands import file_command, spec_command
@@ -36,15 +37,17 @@ class NextSteps(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     train_command: str
-    """Does the same on a machine with this program."""
+    """Does the same on a machine with this program; empty where nobody can but another program's loop, which has trained the run."""
     submit_command: str
-    """Submits the same to a service."""
+    """Submits the same to a service; empty like the other."""
     remedies: list[Remedy]
     """Most likely first; empty where nothing has to change."""
 
 
 def next_steps(job: Job) -> NextSteps:
     """A job's next steps."""
+    if is_recorded(job.spec):
+        return NextSteps(train_command="", submit_command="", remedies=[])
     holds = "".join(f" --{name} {value:g}" for name, value in (("gpus", job.gpus), ("priority", job.priority)) if value)
     holds += f" --code {job.code}" if job.code else ""
     if job.kind is Kind.SWEEP:
@@ -81,7 +84,7 @@ def remedies(job: Job) -> list[Remedy]:
             Remedy(
                 text=f"It missed its target in {spec.stop.epochs:g} {'epoch' if spec.stop.epochs == 1 else 'epochs'}: let it go on to {epochs:g}.",
                 set={"stop.epochs": epochs},
-                resumes=True,
+                resumes=job.added_bytes is None,
             )
         ]
     if any(words in reason for words in OUT_OF_MEMORY):

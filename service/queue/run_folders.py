@@ -3,6 +3,7 @@
 The watcher, progress, records, artifacts: whoever reads a run's folder reads it here, and knows of no storage.
 """
 
+import errno
 import math
 import os
 import shutil
@@ -50,6 +51,16 @@ class RunFolders:
     def forget_summary(self, job_id: str) -> None:
         """Before a run that has failed goes on. Raises: StorageError."""
         (self.root / job_id / run_folder.SUMMARY).unlink(missing_ok=True)
+
+    def take(self, folder: Path, job_id: str) -> bool:
+        """Keep a folder of this machine's disk as a job's, whole or not at all; one that is there stays. Returns whether it was none. Raises: OSError."""
+        try:
+            folder.rename(self.root / job_id)
+        except OSError as error:
+            if error.errno in {errno.EEXIST, errno.ENOTEMPTY}:
+                return False
+            raise
+        return True
 
     def remove(self, job_id: str) -> None:
         """Remove a job's folder. Raises: StorageError."""
@@ -111,6 +122,13 @@ class RunCopies(RunFolders):
     def forget_summary(self, job_id: str) -> None:
         """See `RunFolders`; in the storage too."""
         self._remove(job_id, [run_folder.SUMMARY])
+
+    def take(self, folder: Path, job_id: str) -> bool:
+        """See `RunFolders`; into the storage, where nobody looks before there is a job."""
+        with self._locked(job_id):
+            for path in sorted(folder.iterdir()):
+                self._storage.upload(path, f"{job_id}/{path.name}")
+        return True
 
     def remove(self, job_id: str) -> None:
         """See `RunFolders`; in the storage too."""

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.by_samples.options import half_life_fields
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
+from largebatch.jobs.spec.recorded import is_recorded
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.params import flat
 from largebatch.service.api.forms.fields import (
@@ -63,6 +64,8 @@ def beginning(typed: Typed, here: Here) -> Beginning:
 def like_another(typed: Typed, here: Here) -> dict[str, str]:
     """What would be typed for a run to be the same as the one that `like` names, and on top of it what was typed."""
     job = here.find(typed["like"])
+    if is_recorded(job.spec):
+        raise SpecError("like", "another program's loop has trained this run: there is nothing to run again from here.", "Run that program.")
     changes = changes_of(job.recipe, job.spec)
     begins = {"like": job.id} if job.recipe is None or changes is None else {"recipe": job.recipe}
     own = {"code": job.code} if job.code else {}

@@ -31,6 +31,8 @@ def add_file_routes(router: APIRouter, kind: Kind) -> None:
     def logs(job_id: str, deps: Deps, who: Who, attempt: Attempt = None, offset: Offset = 0) -> PlainTextResponse:
         """What an attempt printed, at most 1 MiB from a byte on; default the newest attempt."""
         job = deps.visible(job_id, kind, who)
+        if job.added_bytes is not None:  # no attempt of it was here
+            return PlainTextResponse("", headers={"X-Next-Offset": str(offset)})
         printed = deps.backend.logs(job, attempt or job.attempt, offset, LOG_BYTES)
         return PlainTextResponse(printed.decode(errors="replace"), headers={"X-Next-Offset": str(offset + len(printed))})
 

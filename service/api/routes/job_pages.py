@@ -124,7 +124,7 @@ def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refuse
         **_of_every_job(job),
         **_parts(deps, job, refused, epochs),
         "can_submit": deps.may_change(who, job),
-        "can_resume": job.state in RESUMABLE,
+        "can_resume": job.state in RESUMABLE and job.added_bytes is None,
         "bundle": bundle,
     }
     return render(request, template, 422 if refused else 200, job=details(job, deps.settings), api=f"/v1/{job.kind.plural}/{job.id}", **shown)
@@ -145,7 +145,7 @@ def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None,
     except (LargebatchError, OSError):  # the storage is away, or the folder goes just now: the page is there all the same
         left = {"files": [], "weights": [], "plan": []}
     planned = (job.spec.get("stop") or {}).get("epochs")
-    goes_on = job.state in FINAL and planned is not None and job.outcome != Outcome.DIVERGED
+    goes_on = job.added_bytes is None and job.state in FINAL and planned is not None and job.outcome != Outcome.DIVERGED
     return {**shown, **left, "goes_on": goes_on, "epochs": epochs or f"{2 * (planned or 0):g}", "has_weights": deps.settings.store is None}
 
 

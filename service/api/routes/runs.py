@@ -124,6 +124,8 @@ def weights(
     """The weights that the run was evaluated with, as a .safetensors file that any program loads."""
     job = deps.visible(job_id, Kind.RUN, who)
     folder = deps.folder(job)
+    if job.added_bytes is not None:
+        raise NotFoundError("weights", "this run was trained elsewhere and added, without its weights.", "Fetch them where it was trained.")
     if deps.settings.store is not None:
         hint = "Copy the run's folder, and: largebatch export"
         raise InputError("weights", "this service keeps runs by URI, and their checkpoints are not here.", hint)

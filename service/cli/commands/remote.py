@@ -311,7 +311,15 @@ def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False,
             print(f"largebatch remote resume {job_id}{set_options(remedy['set'])}" if remedy["resumes"] else f"# With{set_options(remedy['set'])}")
     if steps["remedies"]:
         print("# The same once more:")
-    print(steps["submit_command"])
+    print(steps["submit_command"] or "# Another program's loop has trained it: run that.")
+
+
+@remote.command(epilog="Example: largebatch remote add runs/recorded-20260101-120000-1a2b")
+def add(run_dirs: Annotated[list[Path], typer.Argument(metavar="RUN_DIR...")], server: Server = None) -> None:
+    """Show runs that were trained elsewhere beside a service's own: what their folders tell of them, and no weights."""
+    with _client(server) as client:
+        for run_dir in run_dirs:
+            print(f"{run_dir}: {client.add(run_dir)['id']}")
 
 
 @remote.command(epilog="Example: largebatch remote delete digits-lamb-20260101-120000-ab12cd34")

@@ -223,9 +223,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("--runs-dir", str(tmp_path))
-    assert "revision 0005 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert "revision 0006 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
-    assert out.strip().endswith("revision 0005.")
+    assert out.strip().endswith("revision 0006.")
     _, out, err = said(capsys, "token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
     assert out.startswith("lb_")
     assert "shown only now" in err

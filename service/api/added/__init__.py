@@ -1,0 +1,1 @@
+"""Runs that were trained elsewhere, and are added to what a service shows."""
