@@ -13,7 +13,7 @@ from httpx_sse import EventSource
 from tenacity import Retrying, retry_if_exception_type, retry_if_result, stop_after_attempt, wait_exponential
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
-from largebatch.jobs.whole_files import storage_errors
+from largebatch.jobs.whole_files import refusal
 from largebatch.service import added_run
 from largebatch.service.job import Kind
 
@@ -87,8 +87,10 @@ class Client:
 
     def add(self, run_dir: Path) -> Any:
         """Send what a run's folder tells of it, to be shown; the same files twice are one run. Raises: InputError for what is no run's folder."""
-        with storage_errors(run_dir):
+        try:
             files = [(added_run.PART, (name, path.read_bytes())) for name, path in added_run.files_of(run_dir).items()]
+        except OSError as error:
+            raise InputError("RUN_DIR", f"{run_dir} cannot be read ({refusal(error)}).") from error
         return self.request("POST", added_run.PATH, files=files)
 
     def request(self, method: str, path: str, **options: Any) -> Any:

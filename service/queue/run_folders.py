@@ -53,7 +53,10 @@ class RunFolders:
         (self.root / job_id / run_folder.SUMMARY).unlink(missing_ok=True)
 
     def take(self, folder: Path, job_id: str) -> bool:
-        """Keep a folder of this machine's disk as a job's, whole or not at all; one that is there stays. Returns whether it was none. Raises: OSError."""
+        """Keep a folder of this machine's disk as a job's, whole or not at all; one that is there stays.
+
+        Returns: whether there was none. Raises: OSError, StorageError.
+        """
         try:
             folder.rename(self.root / job_id)
         except OSError as error:

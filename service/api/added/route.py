@@ -62,7 +62,10 @@ def added(deps: Dependencies, form: FormData, who: Principal) -> tuple[Job, bool
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > FORGOTTEN_S:
                 shutil.rmtree(left, ignore_errors=True)
-    with storage_errors(deps.settings.state_dir), tempfile.TemporaryDirectory(dir=deps.settings.state_dir, prefix=BEGUN) as begun:
+    with (
+        storage_errors(Path("storage"), "Ask its operator for space."),
+        tempfile.TemporaryDirectory(dir=deps.settings.state_dir, prefix=BEGUN) as begun,
+    ):
         folder = Path(begun) / "run"
         folder.mkdir()
         digest, num_bytes = _written(form, folder, who.owner)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 import yaml
 from command_line import largebatch, not_served, said
 from servers import LARGEBATCH, ROOT, Service, new_token
 
+from largebatch import Recorder
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.cli.commands.remote import inside
@@ -77,6 +79,21 @@ def test_what_people_say_of_a_run(service: Service) -> None:
         remote(service, "list", "--where", "rat>1")
     assert remote(service, "whoami") == "local, scope admin, project main (this service shares nothing)\n"
     assert remote(service, "delete", *ids).count("deleted") == 2
+
+
+def test_a_run_that_was_trained_elsewhere_is_added(service: Service, tmp_path: Path) -> None:
+    sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)
+    with Recorder(model="net", dataset="data", optimizer=sgd, global_batch_size=8, num_train_samples=16, output_dir=tmp_path) as recorder:
+        recorder.evaluation({"accuracy": 0.5})
+    told = remote(service, "add", recorder.run_dir, recorder.run_dir).splitlines()
+    job_id = told[0].removeprefix(f"{recorder.run_dir}: ")
+    assert told == [f"{recorder.run_dir}: {job_id}"] * 2
+    assert [line.split()[2] for line in remote(service, "list").splitlines() if line.startswith(job_id)] == ["succeeded"]
+    assert remote(service, "next", job_id) == "# Another program's loop has trained it: run that.\n"
+    (tmp_path / "records.jsonl").symlink_to(recorder.run_dir / "records.jsonl")
+    for folder, problem in ((tmp_path / "nothing", "it has no spec.json"), (tmp_path, "is a link")):
+        with pytest.raises(InputError, match=problem):
+            remote(service, "add", folder)
 
 
 @pytest.mark.parametrize("name", ["../up", "/etc/x", "a/../../up"])

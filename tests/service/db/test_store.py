@@ -87,6 +87,18 @@ def test_too_many_that_wait_are_refused(store: Store) -> None:
     assert store.accept(new_job(9), "key", "digest", 4)[1], "the refused one used up no key"
 
 
+def test_one_owner_adds_runs_up_to_a_bound(store: Store) -> None:
+    """A run that was trained elsewhere is there once, and does not go on."""
+    first, second = (new_job(number, state=State.CANCELLED, added_bytes=60) for number in range(2))
+    assert [store.add(first, 100, 9), store.add(first, 200, 9)] == [(first, True), (first, False)]
+    for most_bytes, most_jobs in ((100, 9), (1000, 1)):
+        with pytest.raises(ConflictError, match="one owner may add"):
+            store.add(second, most_bytes, most_jobs)
+    assert store.add(second.model_copy(update={"owner": "bob"}), 100, 1)[1]
+    with pytest.raises(ConflictError, match="was trained elsewhere"):
+        store.queue_again(first)
+
+
 @pytest.mark.parametrize("sort", ["-created_at", "created_at", "name", "-score"])
 def test_pages_hold_everything_once(store: Store, sort: str) -> None:
     numbers = list(range(25))
