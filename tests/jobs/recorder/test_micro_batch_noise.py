@@ -24,10 +24,10 @@ from largebatch.jobs.tasks.classification import Classification
 pytestmark = pytest.mark.filterwarnings("ignore")  # the trainers' advice
 LOSS = largebatch.Metric("loss", "lower")
 RATE, CLIP_NORM, BATCH, MICRO_BATCH = 0.4, 0.05, 16, 8
-SIZES = [16, 16, 12]
-"""Of 44 samples in micro-batches of 8, 8 | 8, 8 | 8, 4."""
+"""Of 44 samples, an epoch's steps are 8, 8 | 8, 8 | 8, 4; our engine would take 6 and 6 of the last."""
 FLOAT32 = 2e-5
-"""Squares of sums over a few dozen float32 numbers, after two steps; Lightning and transformers add 1e-6 to the norm that they clip by."""
+"""Squares of sums over a few dozen float32 numbers, after two steps; Lightning and transformers add 1e-6 to the norm that they clip by. Both
+estimates are differences of squares of about tr(Sigma) / B."""
 Estimates = list[tuple[float | None, float | None]]
 
 
@@ -54,12 +54,12 @@ def layer() -> nn.Linear:
 
 
 def by_engine(samples: Samples) -> Estimates:
-    """What our own steps of an epoch measure: they clip after it."""
+    """What our own first two steps measure: they clip after it."""
     batch = {"global_batch_size": BATCH, "micro_batch_size": MICRO_BATCH}
     plan = planned(44, batch=batch, stop={"epochs": 1.0}, gradient={"clip_norm": CLIP_NORM}, learning_rate={"base": RATE})
     model = layer()
     state = state_of(model, torch.optim.SGD(model.parameters(), lr=RATE), MICRO_BATCH, Classification(3, has_sample_weights=True))
-    steps = [optimizer_step(state, plan, plan.step_at(state.progress.position), samples, pytest.fail) for _ in SIZES]
+    steps = [optimizer_step(state, plan, plan.step_at(state.progress.position), samples, pytest.fail) for _ in range(2)]
     return [(step.covariance_trace, step.gradient_norm_squared) for step in steps]
 
 
@@ -75,7 +75,7 @@ def notices(run: Run) -> list[str]:
 def assert_same(found: Estimates, expected: Estimates) -> None:
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
-        assert one == (pytest.approx(other, rel=FLOAT32) if other[0] is not None else other)
+        assert one == (other if other[0] is None else pytest.approx(other, rel=FLOAT32, abs=FLOAT32 * other[0] / BATCH))
 
 
 # ---- a plain loop -----------------------------------------------------------------------------
@@ -109,9 +109,21 @@ def by_samples(recorder: largebatch.Recorder, model: nn.Module, inputs: Tensor, 
 
 
 def test_a_plain_loop_measures_what_our_engine_does(tmp_path: Path) -> None:
+    gradients: list[tuple[int, Tensor]] = []
+
+    def noted(recorder: largebatch.Recorder, model: nn.Module, inputs: Tensor, labels: Tensor, size: int) -> None:
+        wrong = (model(inputs).softmax(1) - functional.one_hot(labels, 3)).double().T.detach()
+        gradients.append((len(labels), torch.cat([wrong @ inputs.double(), wrong.sum(1, keepdim=True)], 1) / len(labels)))
+        by_samples(recorder, model, inputs, labels, size)
+
     expected = by_engine(drawn())
     assert None not in {number for pair in expected for number in pair}
-    run = plain(tmp_path, by_samples)
+    run = plain(tmp_path, noted)
+    # The last step's micro-batches are of 8 and 4: tr(Sigma) = (A - |G|^2) B / (k - 1), from the formula of softmax regression.
+    (n, g), (m, h) = gradients[4:]
+    mean = (n * g + m * h) / 12
+    trace = ((n * g.square().sum() + m * h.square().sum()) / 12 - mean.square().sum()) * 12
+    expected = [*expected, (float(trace), float(mean.square().sum() - trace / 12))]
     assert_same(of(run), expected)
     traces, norms = zip(*of(run), strict=True)
     assert run.summary is not None
@@ -189,7 +201,7 @@ def test_lightning_measures_what_our_engine_does(tmp_path: Path) -> None:
     trainer.fit(Module(), DataLoader(TensorDataset(samples.inputs, samples.labels), MICRO_BATCH))
     assert callback.recorder is not None
     run = largebatch.load_run(callback.recorder.run_dir)
-    assert_same(of(run), [*by_engine(samples)[:2], (None, None)])  # Lightning weighs 8 and 4 samples alike
+    assert_same(of(run), [*by_engine(samples), (None, None)])  # Lightning weighs 8 and 4 samples alike
     assert notices(run) == ["The noise scale leaves steps out, such as step 3: its micro-batches differ in size, and the loop weighs them alike."]
 
 
@@ -251,7 +263,7 @@ def as_read(net: Net) -> Samples:
 def test_transformers_measures_what_our_engine_does(trained: Callable[..., Run]) -> None:
     net = Net()
     run = trained(net, drawn().labels)
-    assert_same(of(run), [*by_engine(as_read(net))[:2], (None, None)])  # the Trainer weighs 8 and 4 samples alike
+    assert_same(of(run), [*by_engine(as_read(net)), (None, None)])  # the Trainer weighs 8 and 4 samples alike
     assert [("such as step 3" in said) for said in notices(run)] == [True]
 
 
@@ -261,8 +273,8 @@ def test_transformers_weighs_micro_batches_by_their_labels(trained: Callable[...
     run = trained(net, labels)
     counted = [int((read != -100).sum()) for _, read in net.read]
     assert counted[0] != counted[1]
-    assert_same(of(run), by_engine(as_read(net)))
-    assert notices(run) == []
+    assert_same(of(run)[:2], by_engine(as_read(net)))
+    assert (None in of(run)[2], notices(run)) == (False, [])
 
 
 def test_a_trainers_own_loss_is_not_guessed_at(trained: Callable[..., Run]) -> None:
