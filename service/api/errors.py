@@ -128,7 +128,8 @@ def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) 
         if 300 <= error.status_code < 400:
             return Response(status_code=error.status_code, headers=error.headers)
         title = {404: "Not found", 405: "Not possible here"}.get(error.status_code, "Cannot be used")
-        response = answer(request, Problem(title=title, status=error.status_code, detail=f"{error.detail}.", problem=f"{error.detail}."))
+        sentence = f"{str(error.detail).rstrip('.')}."
+        response = answer(request, Problem(title=title, status=error.status_code, detail=sentence, problem=sentence))
         response.headers.update(error.headers or {})
         if error.status_code == 405:
             response.headers["Allow"] = ", ".join(allowed_methods(request))
