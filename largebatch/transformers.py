@@ -208,7 +208,7 @@ class _Pass:
         """As a loss may count them, which shifts labels or does not."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
         if isinstance(loss, Tensor) and loss.requires_grad:
-            loss.register_hook(self._hear)
+            loss.register_hook(self._hear)  # type: ignore[no-untyped-call]
 
     def _hear(self, gradient: Tensor) -> None:
         self.micro_batch.coefficient = gradient.detach().clone()
@@ -219,8 +219,8 @@ def _weigh(passes: list[_Pass]) -> str:
 
     Returns: what keeps the noise from being told, in words; "" where nothing does.
     """
-    heard = [each.micro_batch.coefficient for each in passes]
-    if None in heard:
+    heard = [each.micro_batch.coefficient for each in passes if each.micro_batch.coefficient is not None]
+    if len(heard) < len(passes):
         return "the Trainer's loss is not the one that the model gives, so that its scale is not known"
     if not passes or passes[0].items_of_step is None:
         return ""

@@ -206,7 +206,8 @@ def _estimate(pieces: Sequence[_Piece], whole: float, num_samples: int) -> tuple
 def _squared_norm(gradient: Tensor) -> Tensor:
     """Of one parameter's gradient, in at least float32."""
     values = gradient.detach().coalesce().values() if gradient.is_sparse else gradient.detach()
-    return torch.linalg.vector_norm(values, dtype=torch.float64 if values.dtype == torch.float64 else torch.float32).square()
+    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64 if values.dtype == torch.float64 else torch.float32)
+    return norm.square()
 
 
 def _sum(squared_norms: dict[int, Tensor]) -> Tensor:

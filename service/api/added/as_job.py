@@ -30,6 +30,8 @@ from largebatch.service.present.run_files import plan_in_words
 LONGEST_REASON = 1000
 LATEST_S = 4e9
 """In the year 2096."""
+ELSEWHERE = {"mlflow_run_id": None, "run_dir": ""}
+"""What of a summary is about another machine."""
 NOT_ENDED = "It had not ended when it was added."
 ENDINGS = {
     Outcome.DIVERGED: (State.FAILED, "It diverged: the loss or the gradient stopped being finite."),
@@ -51,10 +53,9 @@ def job_of(folder: Path, owner: str, digest: str, num_bytes: int) -> Job:
     state, reason = _ending(folder, summary)
     job = Job(
         id=f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(told_s))}-{digest[:8]}", kind=Kind.RUN, owner=owner, name=spec.name,
-        recipe=None, cpus=0.0, gpus=0, state=state, reason=reason, outcome=summary and str(summary.outcome), created_at_s=now,
+        recipe=None, cpus=0.0, gpus=0, state=state, reason=reason, outcome=str(summary.outcome) if summary else None, created_at_s=now,
         started_at_s=began_s, ended_at_s=ended_s, added_bytes=num_bytes, spec=spec.model_dump(mode="json"),
-        # What its MLflow calls it is none of ours.
-        summary=summary and summary.model_copy(update={"mlflow_run_id": None, "run_dir": ""}).model_dump(mode="json"), **_settings(spec),
+        summary={**summary.model_dump(mode="json"), **ELSEWHERE} if summary else None, **_settings(spec),
     )  # fmt: skip
     try:
         list(plan_in_words(read_plan(folder)))
