@@ -16,6 +16,7 @@ import largebatch
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.load import Run
 from largebatch.jobs.run.records import NoticeRecord
@@ -174,6 +175,16 @@ def test_where_it_cannot_be_exact_nothing_is_estimated_and_that_is_said_once(tmp
         assert len(notices(run)) == len(set(notices(run)))
     with pytest.raises(InputError, match="noise_every_steps: is -1"):
         plain(tmp_path, by_samples, noise_every_steps=-1)
+
+
+def test_several_processes_are_named() -> None:
+    said: list[str] = []
+    noise = MicroBatchNoise(torch.optim.SGD(layer().parameters(), lr=RATE), "auto", 2, said.append)
+    for _ in range(2):
+        with noise.micro_batch(MicroBatch(8)):
+            pass
+    assert (noise.take(16), noise.is_due) == (None, False)
+    assert said == ["The noise scale is not measured: several processes train, and each of them sees the gradient of its own samples."]
 
 
 # ---- Lightning --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Runs that were trained elsewhere and are added: shown like those of the service, once, and nothing of them that no run has left."""
 
 import json
+import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from servers import Service, new_token
 from small_runs import prepared, trained
 
 import largebatch
+from largebatch.jobs.run.storage import Storage
 from largebatch.service.added_run import MOST_BYTES
+from largebatch.service.queue.run_folders import RunCopies
 
 OPTIONS = ("--with-tokens", "--max-running-per-owner", "0")
 ADD = "/v1/runs/add"
@@ -96,9 +99,28 @@ def test_what_a_kill_left_between_folder_and_row_is_taken_up(
     shutil.copytree(service.runs_dir / job_id, tmp_path / "kept")
     assert people["bert"].delete(f"/v1/runs/{job_id}").status_code == 204
     shutil.copytree(tmp_path / "kept", service.runs_dir / job_id)
+    left = [service.runs_dir / ".service" / name for name in ("adding-old", "adding-now")]
+    for folder in left:
+        folder.mkdir()
+    os.utime(left[0], (0, 0))
     again = added(people["bert"], recorded)
+    assert [folder.exists() for folder in left] == [False, True], "what arrived when a service was killed goes; what may still arrive stays"
+    left[1].rmdir()
     assert (again.status_code, again.json()["id"], "Idempotent-Replayed" in again.headers) == (201, job_id, False)
     assert files_of(service.runs_dir / job_id) == recorded
+
+
+def test_a_service_that_keeps_runs_by_uri_keeps_these_there(recorded: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "arrived").mkdir()
+    for name, content in recorded.items():
+        (tmp_path / "arrived" / name).write_bytes(content)
+    storage = Storage((tmp_path / "store").as_uri())
+    copies = RunCopies(storage, tmp_path / "copies", list)
+    assert copies.take(tmp_path / "arrived", "run")
+    copies.refresh("run")
+    assert files_of(copies.root / "run") == recorded
+    copies.remove("run")
+    assert storage.sizes("run") == {}
 
 
 def test_a_run_of_our_own_can_be_edited_and_not_resumed(people: dict[str, httpx.Client], tmp_path: Path) -> None:
