@@ -107,13 +107,8 @@ def make_app(deps: Dependencies) -> FastAPI:
     api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
     of_jobs = (lists.router, form_pages.router, job_pages.router, about.router, compare.router)
     of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
-    for router in (
-        *api,
-        code.router,
-        added_runs.router,
-        *of_pages,
-    ):  # each route as it stands: a router that is included is gone through twice for each request
-        app.router.routes.extend(router.routes)
+    for router in (*api, code.router, added_runs.router, *of_pages):
+        app.router.routes.extend(router.routes)  # each route as it stands: a router that is included is gone through twice for each request
 
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> Response:
