@@ -35,6 +35,7 @@ ROWS = {
     "tests/tuning/sweep/test_sweep.py": "shared ray",
     "tests/tuning/branch/test_branches_on_ray.py": "shared ray",
     "tests/jobs/recorder/test_lightning.py": "trainers",
+    "tests/jobs/recorder/test_micro_batch_noise.py": "trainers",
     "tests/jobs/recorder/test_transformers.py": "trainers",
     "tests/test_docs_other_loops.py": "trainers",
     "tests/service/api/test_api.py": "open service",
