@@ -41,6 +41,7 @@ ROWS = {
     "tests/service/api/test_api.py": "open service",
     "tests/service/cli/test_remote.py": "open service",
     "tests/service/test_faults.py::test_jobs_outlive_the_service": "open service",
+    "tests/service/api/test_added_runs.py": "guarded service",
     "tests/service/api/test_openapi.py": "guarded service",
     "tests/service/api/test_own_tokens.py": "guarded service",
     "tests/service/api/test_security.py": "guarded service",
