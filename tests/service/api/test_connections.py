@@ -33,11 +33,11 @@ FILES = 300
 
 
 class Impatient(BoundedConnection):
-    headers_s, body_s, read_s = 0.3, 0.6, 0.5
+    headers_s, body_s, read_s = 0.5, 1.0, 1.0
 
 
 class ImpatientWithCode(Impatient):
-    upload_s = 1.5
+    upload_s = 3.0
 
 
 @contextmanager
@@ -87,27 +87,29 @@ class TestDeadlines:
                 connection.sendall(sent)
                 time.sleep(0.05)
             closed_after_s(connection)
-            assert 0.25 < time.monotonic() - began < 3
+            assert 0.45 < time.monotonic() - began < 3
 
     def test_a_body_must_come_in_time(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
             began = time.monotonic()
             connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
             closed_after_s(connection)
-            assert 0.5 < time.monotonic() - began < 3
+            assert 0.9 < time.monotonic() - began < 3
 
-    @pytest.mark.parametrize(("connection_of", "seconds"), [(ImpatientWithCode, 1.5), (Impatient, 0.6)])
-    def test_code_has_more_time_where_it_is_taken(self, connection_of: type[BoundedConnection], seconds: float) -> None:
-        with answering(connection_of) as port, socket.create_connection(("127.0.0.1", port)) as connection:
+    def test_code_has_more_time_where_it_is_taken(self) -> None:
+        with answering(ImpatientWithCode) as taking, answering(Impatient) as other, contextlib.ExitStack() as stack:
             began = time.monotonic()
-            connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
-            closed_after_s(connection)
-            assert seconds - 0.1 < time.monotonic() - began < seconds + 0.8
+            connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for port in (other, taking)]
+            for connection in connections:
+                connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
+            assert closed_after_s(connections[0]) < 3
+            closed_after_s(connections[1])
+            assert 2.9 < time.monotonic() - began < 6
 
     def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:
             began = time.monotonic()
-            while time.monotonic() < began + 0.9:
+            while time.monotonic() < began + 1.5:
                 connection.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
                 time.sleep(0.05)
                 connection.sendall(b"67890")
