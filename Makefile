@@ -18,8 +18,8 @@ help:
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; try: make PYTHON=python3.12 demo"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python has no venv module here; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	@echo "Setting up $(VENV) (once; about 5 GB and a few minutes) ..."
-	@$(PYTHON) -m venv --clear $(VENV)
+	@echo "Setting up $(VENV) (about 5 GB and a few minutes; later only what has changed) ..."
+	@{ $(BIN)/python -m pip -V >/dev/null 2>&1 && [ "$$($(BIN)/python -V)" = "$$($(PYTHON) -V)" ]; } || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(READY)
 
