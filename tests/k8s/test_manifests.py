@@ -30,7 +30,7 @@ def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
     return {(each["kind"], each["metadata"]["name"]): each for each in objects}
 
 
-@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+@pytest.mark.parametrize("version", [pytest.param(OLDEST, marks=pytest.mark.slow), NEWEST])
 def test_objects_are_valid_for_kubernetes_and_their_operators(version: str) -> None:
     mistakes = []
     for part in unique_objects():

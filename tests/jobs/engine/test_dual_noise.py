@@ -138,7 +138,7 @@ def expected(gradient: Array, norm: str, batch: int) -> tuple[float, float]:
     return batch * noise, square(gradient) - noise
 
 
-@pytest.mark.parametrize("batch", [2, 16, 128])
+@pytest.mark.parametrize("batch", [2, 16, pytest.param(128, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("norm", "gradient"),
     [("l1", SPREAD), ("l1", SPARSE), ("nuclear", SPARSE), ("nuclear", OF_RANK_ONE)],
@@ -157,8 +157,8 @@ def test_planted_noise_is_recovered_at_any_batch(norm: str, gradient: Array, bat
     ("norm", "gradient", "where_noise_leads", "where_the_gradient_does"),
     [
         ("l1", SPREAD, (1.2, 1.9), (0.95, 1.1)),
-        ("l1", SPARSE, (0.1, 0.35), (0.6, 0.9)),
-        ("nuclear", SPARSE, (0.9, 1.5), (0.95, 1.1)),
+        pytest.param("l1", SPARSE, (0.1, 0.35), (0.6, 0.9), marks=pytest.mark.slow),
+        pytest.param("nuclear", SPARSE, (0.9, 1.5), (0.95, 1.1), marks=pytest.mark.slow),
         ("nuclear", OF_RANK_ONE, (0.15, 0.6), (0.6, 0.9)),
     ],
     ids=["l1 spread", "l1 sparse", "nuclear spread", "nuclear rank one"],

@@ -75,7 +75,7 @@ def assert_mean_is_zero(values: Array, scale: float, precision: float = 0.1) -> 
     assert error < precision * scale, "too few steps for the comparison to mean anything"
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 4, 5, 8])
+@pytest.mark.parametrize("micro_batch_size", [pytest.param(1, marks=pytest.mark.slow), 4, 5, 8])
 def test_independent_tokens_give_their_trace_in_sequences(micro_batch_size: int) -> None:
     found, weights = measured(of_independent_tokens(lengths()), lengths(), micro_batch_size)
     in_sequences = TRACE / weights.mean(1)  # a batch's mean gradient has the variance TRACE / W

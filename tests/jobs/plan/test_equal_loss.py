@@ -58,7 +58,7 @@ def trained(case: str, schedule: dict[str, Any], seed: int, power: float = 0.0) 
     return Ended(num_steps, float(losses.mean()), float(losses.std() / math.sqrt(NUM_WEIGHTS)))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.slow] * (case in ("momentum", "lion"))) for case in CASES])
 def test_it_comes_to_the_same_loss_in_fewer_steps(case: str) -> None:
     """Within four standard errors of the difference and the bias; with the rate of the other rule it would be far off."""
     falling = trained(case, {}, seed=0)
