@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from command_line import largebatch
-from made_runs import BASE, TARGET, fine, made_folder, made_profile, made_run
+from made_runs import BASE, TARGET, fine, made_folder, made_profile, made_run, sweep
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
@@ -20,6 +20,8 @@ from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.results.wording import answer_of
+from largebatch.tuning.study.options import begin_study
+from largebatch.tuning.sweep.ledger import Ledger, Trial, begin_sweep
 from largebatch.tuning.sweep.space import with_fields
 
 BATCHES = (32, 128, 512, 2048)
@@ -292,23 +294,49 @@ class TestRecipe:
         options = yaml.safe_load(recipe.text)["optimizer"]
         assert (options["name"], options["max_trust_ratio"], options["beta1"]) == ("lamb", 10.0, 0.9)
 
+    def test_of_a_studys_run_it_is_what_the_person_wrote_and_the_choice(self, tmp_path: Path) -> None:
+        """No limit, seed or way of looking that the study or its sweep added; the person's own limit and seed stay."""
+        written = with_fields(BASE, {"stop.max_seconds": 500.0, "seed": 3, "batch.global_batch_size": 16})
+        chosen = {"batch.global_batch_size": 128, "optimizer.momentum": 0.9, "learning_rate.base": 0.25}
+        changed = {"learning_rate.scaling": "none", "checkpoint.best": False, "evaluation.every_epochs": 0.5}
+        begin_study(tmp_path / "study", written, 60.0)
+        place = tmp_path / "study" / "sweep"
+        base = with_fields(written, changed)
+        begin_sweep(place, sweep(set=changed), base)
+        folder = made_folder(place, 128)
+        trial = Trial(number=0, group=0, phase="repeat", fields={**chosen, "seed": 7}, run_id=folder.name)
+        with Ledger(place) as ledger:
+            ledger.add(trial)
+        reference = made_folder(tmp_path / "study", 16).rename(tmp_path / "study" / "reference")
+        added = with_fields(written, {"stop.max_seconds": 9.5, "gradient.noise_every_steps": 6})
+        expected = with_fields(written, {"learning_rate.scaling": "none", **chosen})
+        for run_dir, begun, own in ((folder, trial.spec(base), expected), (reference, added, written)):
+            (run_dir / "spec.json").write_text(begun.model_dump_json())
+            recipe = card_of([replace(run(128), folder=run_dir)]).recipe
+            assert recipe is not None
+            (tmp_path / "recipe.yaml").write_text(recipe.text)
+            assert read_spec(str(tmp_path / "recipe.yaml")).model_copy(update={"description": own.description}) == own
+            spec, *options = shlex.split(recipe.command)[2:]
+            assert options[::2] == ["--set"] * (len(options) // 2)
+            assert read_spec(spec, options[1::2]) == own, "the run's own spec, and what the command changes in it"
+
     def test_a_folder_that_cannot_be_read_has_none(self, tmp_path: Path) -> None:
         assert card_of([replace(run(128), folder=tmp_path)]).recipe is None
 
 
 def test_a_study_is_begun_from_its_reference_run_and_a_sweep_from_its_base(tmp_path: Path) -> None:
     study = tmp_path / "study"
-    sweep = study / "sweep"
-    sweep.mkdir(parents=True)
+    place = study / "sweep"
+    place.mkdir(parents=True)
     assert begun_from(study) is None
-    (sweep / "base.json").write_text(BASE.model_dump_json())
-    told = begun_from(sweep)
+    (place / "base.json").write_text(BASE.model_dump_json())
+    told = begun_from(place)
     assert told is not None
     assert (told.spec, told.run, told.profile) == (BASE, None, None)
     (study / "study.json").write_text("{}")
     made_folder(study, 16).rename(study / "reference")
     (study / "profile.json").write_text(made_profile().model_dump_json())
-    for folder in (study, sweep):
+    for folder in (study, place):
         told = begun_from(folder)
         assert told is not None
         assert told.run is not None
