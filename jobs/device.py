@@ -20,6 +20,8 @@ from largebatch.jobs.tasks.base import Task
 CPU_ACTIVATION_BYTES = 256 * 2**20
 """What a micro-batch may keep for its backward pass on a CPU: beyond this it gets no faster, only bigger."""
 LARGEST_AUTO = 2**16
+USUAL_THREADS = torch.get_num_threads()
+"""With so many a run computes on this machine where nobody says how many: read before any of our own processes sets another number."""
 
 
 def choose_device(name: str) -> torch.device:

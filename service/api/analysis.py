@@ -63,12 +63,12 @@ def findings(folder: str, with_figures: bool = False) -> "SweepFindings":
 
 
 def _for_anybody(card: "Card") -> "Card":
-    """The card of somebody who is elsewhere: the command trains the recipe that they take along, with data of their own."""
+    """The card of somebody who is elsewhere."""
     if card.recipe is None:
         return card
-    from largebatch.tuning.results.card.ready_recipe import RECIPE
+    from largebatch.tuning.results.card.ready_recipe import for_anybody
 
-    return card.model_copy(update={"recipe": card.recipe.model_copy(update={"command": f"largebatch train {RECIPE}"})})
+    return card.model_copy(update={"recipe": for_anybody(card.recipe)})
 
 
 def weights(run_dir: str, best: bool) -> str:

@@ -15,6 +15,7 @@ from made_runs import BASE, TARGET, fine, made_folder, made_profile, made_run, s
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.tasks.metric import Metric
+from largebatch.tuning.results.card import ready_recipe
 from largebatch.tuning.results.card.begun_from import BegunFrom, begun_from
 from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.findings import find
@@ -281,6 +282,23 @@ class TestRecipe:
         recipe = card_of([shared]).recipe
         assert recipe is not None
         assert shlex.split(recipe.command)[2:] == [os.fspath(folder / "spec.json"), "--data-dir", "/data of mine", "--workers", "4"]
+
+    @pytest.mark.parametrize(
+        ("device", "threads", "begins"),
+        [("cpu (test)", 1, "OMP_NUM_THREADS=1 largebatch train "), ("cpu (test)", 4, "largebatch train "), ("cpu (test)", 10**6, "largebatch train "),
+         ("a GPU", 1, "largebatch train ")],
+    )  # fmt: skip
+    def test_the_command_trains_with_the_threads_of_the_run(
+        self, device: str, threads: int, begins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where it is of a CPU, and this machine has so many."""
+        monkeypatch.setattr(ready_recipe, "USUAL_THREADS", 4)
+        folder = made_folder(tmp_path, 128)
+        (folder / "environment.json").write_text(json.dumps({"device": device, "torch_threads": threads}))
+        recipe = card_of([replace(run(128, device=device), folder=folder)]).recipe
+        assert recipe is not None
+        assert recipe.command.startswith(f"{begins}{folder}")
+        assert ready_recipe.for_anybody(recipe).command == f"{begins}recipe.yaml"
 
     def test_it_names_the_optimizer_with_every_option(self, tmp_path: Path) -> None:
         spec = with_fields(BASE, {"optimizer.name": "lamb", "optimizer.max_trust_ratio": 10.0, "learning_rate.base": 0.03})

@@ -1,12 +1,16 @@
 """The recommended choice as a recipe that trains it, and the command that does."""
 
 import json
+import os
 import shlex
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from largebatch.jobs.device import USUAL_THREADS
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -18,6 +22,7 @@ from largebatch.tuning.results.run_result import RunResult
 RECIPE = "recipe.yaml"
 """Its file in a report's folder."""
 USUAL_DATA_DIR = "data"
+TRAIN = "largebatch train"
 
 
 def ready_recipe(run: RunResult, says: str, file: Path | None = None) -> ReadyRecipe | None:
@@ -32,9 +37,23 @@ def ready_recipe(run: RunResult, says: str, file: Path | None = None) -> ReadyRe
         document = {**spec.model_dump(mode="json", exclude_defaults=True), "optimizer": spec.optimizer.model_dump(mode="json"), "description": says}
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000)
         place = [str(file)] if file else [str(run.folder / run_folder.SPEC), *_changes(run_folder.begun_spec(run.folder), spec)]
-        words = ["largebatch", "train", *place, *_options(run)]
-        return ReadyRecipe(text=text, command=shlex.join(words))
+        environment = _environment(run.folder)
+        words = [*place, *_options(environment, run.summary.world_size)]
+        return ReadyRecipe(text=text, command=f"{_threads(environment, run)}{TRAIN} {shlex.join(words)}")
     return None
+
+
+def for_anybody(recipe: ReadyRecipe) -> ReadyRecipe:
+    """The same for somebody who is elsewhere: the command trains the recipe that they take along, with data of their own."""
+    threads = recipe.command.partition(TRAIN)[0]
+    return recipe.model_copy(update={"command": f"{threads}{TRAIN} {RECIPE}"})
+
+
+def _environment(run_dir: Path) -> dict[str, Any]:
+    """What the run's folder says of where it was trained; empty where it says nothing."""
+    path = run_dir / run_folder.ENVIRONMENT
+    environment: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return environment
 
 
 def _changes(begun: TrainSpec, own: TrainSpec) -> list[str]:
@@ -43,13 +62,17 @@ def _changes(begun: TrainSpec, own: TrainSpec) -> list[str]:
     return [word for name, value in after.items() if value != before.get(name) for word in ("--set", f"{name}={json.dumps(value)}")]
 
 
-def _options(run: RunResult) -> list[str]:
+def _options(environment: Mapping[str, Any], workers: int) -> list[str]:
     """What the command needs besides, where the run was begun with it."""
-    assert run.folder is not None
-    path = run.folder / run_folder.ENVIRONMENT
-    data_dir = Path(json.loads(path.read_text()).get("data_dir", USUAL_DATA_DIR) if path.is_file() else USUAL_DATA_DIR)
-    workers = run.summary.world_size
+    data_dir = Path(environment.get("data_dir", USUAL_DATA_DIR))
     return [
         *(["--data-dir", str(data_dir)] if data_dir.absolute() != Path(USUAL_DATA_DIR).absolute() else []),
         *(["--workers", str(workers)] if workers > 1 else []),
     ]
+
+
+def _threads(environment: Mapping[str, Any], run: RunResult) -> str:
+    """What the command begins with where it would compute with another number of threads than the run did, whose seconds the card tells; or nothing."""
+    threads = environment.get("torch_threads", USUAL_THREADS)
+    is_here = run.device.startswith("cpu") and run.summary.world_size == 1 and threads <= (os.cpu_count() or 1)
+    return f"OMP_NUM_THREADS={threads} " if is_here and threads != USUAL_THREADS else ""
