@@ -106,6 +106,10 @@ class Choice(Answer):
     others: dict[str, str] = {}
     """Its values of the other fields in which the runs differ."""
 
+    def is_same_step(self, other: "Choice") -> bool:
+        """Whether a step of both costs as much: of one batch, with one optimizer."""
+        return (self.global_batch_size, self.optimizer) == (other.global_batch_size, other.optimizer)
+
 
 class Tie(Answer):
     """Another choice that the measurements do not tell from the one that is named."""

@@ -66,6 +66,8 @@ class Findings:
     """What is known not to be there, in sentences."""
     begun_from: BegunFrom | None = None
     """The recipe that the runs are held against; None where it is not known."""
+    counts_as_it_was: bool = False
+    """Whether answers count the recipe as it was, for its batch and optimizer: where it was better than all that was searched."""
 
     @property
     def metric(self) -> Metric:
@@ -88,7 +90,13 @@ class Findings:
         names = list(dict.fromkeys(run.optimizer for run in self.runs))
         if len(names) == 1:
             return {names[0]: self}
-        return {name: replace(self, runs=tuple(run for run in self.runs if run.optimizer == name)) for name in names}
+        own = self.as_it_was if self.counts_as_it_was else None
+        return {
+            name: replace(
+                self, runs=tuple(run for run in self.runs if run.optimizer == name), counts_as_it_was=own is not None and own.optimizer == name
+            )
+            for name in names
+        }
 
     @property
     def compares_optimizers(self) -> bool:
@@ -133,6 +141,21 @@ class Findings:
         """What each batch size that reached the target costs."""
         return [self._choice(best, best.seconds.median or 0.0, best.samples.median or 0.0, best.sureness) for best in self.reached]
 
+    @cached_property
+    def as_it_was(self) -> Choice | None:
+        """What the recipe as it was costs, trained once; None where that is not known, stands on another axis, or missed the target."""
+        run = self.begun_from and self.begun_from.run
+        return Configuration((run,), self.target).cost if run is not None and run.setting == self.runs[0].setting else None
+
+    @cached_property
+    def considered(self) -> list[Choice]:
+        """What answers choose among, by rising batch."""
+        own = self.as_it_was if self.counts_as_it_was else None
+        if own is None:
+            return self.choices
+        others = [choice for choice in self.choices if not choice.is_same_step(own)]
+        return sorted([*others, own], key=lambda choice: choice.global_batch_size)
+
     def runs_of(self, choice: Choice) -> Configuration:
         """The runs that one of `choices` speaks for."""
         return next(best for best in self.reached if (best.global_batch_size, best.first.optimizer) == (choice.global_batch_size, choice.optimizer))
@@ -174,7 +197,7 @@ class Findings:
     @cached_property
     def advice(self) -> list[Advice]:
         """Soonest, cheapest, knee, and within the limits that were given."""
-        return advise(self.choices, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()], self.unit)
+        return advise(self.considered, [Limit(cost, most, self._by(cost, most)) for cost, most in self.limits.items()], self.unit)
 
     @cached_property
     def growing(self) -> list[GrowthAdvice]:
@@ -213,7 +236,7 @@ class Findings:
     @cached_property
     def cost_frontier(self) -> list[Choice]:
         """Time against samples to the target."""
-        return [self.choices[number] for number in frontier([(choice.seconds, choice.samples) for choice in self.choices])]
+        return [self.considered[number] for number in frontier([(choice.seconds, choice.samples) for choice in self.considered])]
 
 
 def find(

@@ -1,6 +1,7 @@
 """Findings as people and programs read them: sentences, the rows of a table, and the whole answer."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -32,10 +33,9 @@ CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not co
 
 def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindings:
     """All of it, as the report, `--json` and the API have it. Args: recipe_file: where the card's recipe is written; default the run's own spec."""
-    words = _words(findings)
-    card = card_of(findings, words[0], recipe_file)
+    card = card_of(findings, _setting_in_words(findings), recipe_file)
     if card.choice is not None and card.choice not in findings.choices:
-        words.insert(1, "What follows is of the search alone; the recipe as it was took less than all of it.")
+        findings = replace(findings, counts_as_it_was=True)
     return SweepFindings(
         card=card,
         setting=findings.setting,
@@ -46,7 +46,7 @@ def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindi
         num_runs=len(findings.runs),
         seeds=sorted({run.seed for run in findings.runs}),
         clock=CLOCK,
-        words=words,
+        words=_words(findings),
         rows=_rows(findings),
         batches=[
             Batch(
@@ -89,15 +89,23 @@ def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindi
     )
 
 
-def _words(findings: Findings) -> list[str]:
-    """Three sentences that answer the question, and what must be said beside them."""
-    best, reached, sides = findings.best, findings.reached, findings.by_optimizer
-    num_batches = len({tried.global_batch_size for tried in best})
-    under = f" under {listed(sides)}" if findings.compares_optimizers else ""
+def _setting_in_words(findings: Findings) -> str:
+    """What the runs have in common, how many there are, and their target."""
+    num_batches = len({tried.global_batch_size for tried in findings.best})
+    under = f" under {listed(findings.by_optimizer)}" if findings.compares_optimizers else ""
     judged = f"{findings.setting.evaluated_on} {findings.metric.name}"
     chosen = f" (what {_every_choice(findings)} reached; none was given)" if findings.target_is_chosen else ""
     runs, sizes = counted(len(findings.runs), "run"), counted(num_batches, "batch size")
-    words = [f"{findings.setting}: {runs} of {sizes}{under}, to {judged} {findings.target:g}{chosen}."]
+    return f"{findings.setting}: {runs} of {sizes}{under}, to {judged} {findings.target:g}{chosen}."
+
+
+def _words(findings: Findings) -> list[str]:
+    """Three sentences that answer the question, and what must be said beside them."""
+    best, reached, sides = findings.best, findings.reached, findings.by_optimizer
+    words = [_setting_in_words(findings)]
+    if findings.counts_as_it_was and (own := findings.as_it_was):
+        told = f"What is said of batch {findings.unit.batch(own.global_batch_size)} is of that run; the table is of the search."
+        words.append(f"Nothing that was searched is better than the recipe as it was, trained once. {told}")
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     words += _single_seeds_in_words(findings)
     if findings.target_is_chosen and (unscored := [best for best in findings.best if best.reached_by_most is None]):
@@ -105,7 +113,9 @@ def _words(findings: Findings) -> list[str]:
         words.append(f"The target leaves out {names}: half of the runs or more were never evaluated.")
     words += [_reach_in_words(side) for side in sides.values() if findings.compares_optimizers and reached]
     fitted = [(side.critical_batch, side) for side in sides.values() if side.critical_batch]
-    words += [_critical_batch_in_words(critical, side, bool(under), is_first=not number) for number, (critical, side) in enumerate(fitted)]
+    words += [
+        _critical_batch_in_words(critical, side, findings.compares_optimizers, is_first=not number) for number, (critical, side) in enumerate(fitted)
+    ]
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question not in {"soonest", "cheapest"}]
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
@@ -250,11 +260,11 @@ def _reach_in_words(side: Findings) -> str:
     """How far one optimizer of several comes: where it reaches the target, at what best cost, and where it misses."""
     unit = side.unit
     missed = listed(unit.batch(missed.global_batch_size) for missed in side.missed) if side.missed else ""
-    if not side.reached:
+    if not side.considered:
         return f"Under {side.runs[0].optimizer} every batch size missed the target in half of its runs or more: {missed}."
-    reached = listed(unit.batch(reached.global_batch_size) for reached in side.reached)
+    reached = listed(unit.batch(choice.global_batch_size) for choice in side.considered)
     first = side.advice[0]
-    soonest = first.choice or side.choices[0]
+    soonest = first.choice or side.considered[0]
     as_soon = f" (as soon: batch {listed(unit.batch(tie.global_batch_size) for tie in first.ties)})" if first.ties else ""
     return (
         f"Under {soonest.optimizer} batch {reached} reached the target, soonest batch {unit.batch(soonest.global_batch_size)} in "

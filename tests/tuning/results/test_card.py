@@ -151,8 +151,23 @@ class TestSaving:
         cost = "samples" if batch is None else "training time"
         assert line(card, "Runner-up").endswith(f"{card.runners_up[0].times:.3g} times the {cost}.")
         assert card.runners_up[0].times > 1
-        words = answer_of(find(runs(), TARGET, begun_from=BegunFrom(BASE, reference))).words
-        assert words[1].startswith("What follows is of the search alone"), "the sentences below do not contradict the card"
+
+    @pytest.mark.parametrize("batch", [None, 16])
+    def test_the_sentences_below_count_the_recipe_as_it_was_where_the_card_does(self, batch: int | None) -> None:
+        """Soonest, the frontier and a deadline that it alone keeps."""
+        searched = card_of(runs()).choice
+        assert searched is not None
+        recipe = BegunFrom(BASE, run(batch or searched.global_batch_size, factor=0.5 if batch is None else 0.05))
+        own = card_of(runs(), recipe=recipe).choice
+        assert own is not None
+        answer = answer_of(find(runs(), TARGET, begun_from=recipe, limits={"seconds": own.seconds}))
+        told = {advice.question: advice.choice for advice in answer.advice}
+        assert told["soonest"] == told[f"within {own.seconds:g} s"] == own
+        assert own in answer.cost_frontier
+        assert answer.words[1].startswith("Nothing that was searched is better than the recipe as it was")
+        (soonest,) = [words for words in answer.words if words.startswith("Soonest: ")]
+        assert soonest.startswith(f"Soonest: batch {own.global_batch_size} with sgd")
+        assert len([advice for advice in answer.by_optimizer[0].advice if advice.choice == own]) >= 2
 
     def test_clocks_of_equal_steps_save_nothing(self) -> None:
         """Where the recipe as it was has the choice's batch, optimizer and samples, a slower clock is the machine's."""
@@ -197,6 +212,21 @@ class TestSureness:
         sureness = card_of([*runs(), *losers]).sureness
         assert sureness is not None
         assert any(f"its rate is the {word} of the 2" in ground for ground in sureness.grounds) == bool(word)
+
+    @pytest.mark.parametrize(("changed", "is_same"), [({}, True), ({"seed": 1}, False), ({"learning_rate": 0.2}, False)])
+    def test_the_same_run_twice_says_what_its_clock_tells_apart(self, changed: dict[str, Any], is_same: bool) -> None:
+        searched = card_of(runs(1)).choice
+        assert searched is not None
+        same = run(searched.global_batch_size)
+        points = tuple(at._replace(training_seconds=at.training_seconds / 2) for at in same.evaluations)
+        own = replace(same, evaluations=points, settings=(*same.settings, ("gradient.noise_every_steps", "6")), **changed)
+        for card in (
+            card_of(runs(1), recipe=BegunFrom(BASE, own)),
+            card_of([run(batch, factor=2.0) for batch in (32, 128)] + [same], recipe=BegunFrom(BASE, own)),
+        ):
+            assert card.sureness is not None
+            took = f"the same run took {searched.seconds / 2:.3g} s and {searched.seconds:.3g} s: nothing closer than that is told apart"
+            assert (took in card.sureness.grounds) == is_same
 
     def test_a_seed_of_the_choice_that_missed(self) -> None:
         card = card_of([run(512, seed, reaches=seed < 2) for seed in range(3)])

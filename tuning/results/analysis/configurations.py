@@ -113,6 +113,12 @@ class Configuration:
         between = {"seconds": [met.seconds_interval for met in met], "samples": [float(met.interval) for met in met]}
         return {**intervals, **{f"{cost}_between_evaluations": median(values) for cost, values in between.items() if values}}
 
+    @property
+    def cost(self) -> Choice | None:
+        """The configuration at what it costs to the target; None where half of the runs or more missed that."""
+        seconds, samples = self.seconds.median, self.samples.median
+        return None if seconds is None or samples is None else self.choice(seconds, samples).model_copy(update=self.sureness)
+
     def choice(self, seconds: float, samples: float) -> Choice:
         """The configuration as an answer has it, at a cost."""
         return Choice(

@@ -5,7 +5,7 @@ from pathlib import Path
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import Card, CardLine, RunnerUp, Saving, Sureness
 from largebatch.tuning.results.card.ready_recipe import ready_recipe
-from largebatch.tuning.results.card.sureness import sureness_in_words
+from largebatch.tuning.results.card.sureness import sureness_in_words, unsteady_clock
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import capital, choice_in_words, cost_in_words
 
@@ -24,11 +24,12 @@ def card_of_the_recipe_as_it_was(findings: Findings, saving: Saving, searched: C
     own, unit = saving.against, findings.unit
     told, cost, more = choice_in_words(own, unit), cost_in_words(own, unit), 1 / saving.times
     what = "training time" if saving.cost == "seconds" else unit.name
-    sureness = Sureness(
-        verdict="unsure",
-        grounds=["it stands on one run, and another seed may turn the answer", "the search tried nothing that is as good"],
-        surer=["more seeds of it", "a larger --budget, for more rates at each batch"],
-    )
+    doubts = [
+        ("it stands on one run, and another seed may turn the answer", "more seeds of it"),
+        *unsteady_clock(findings),
+        ("the search tried nothing that is as good", "a larger --budget, for more rates at each batch"),
+    ]
+    sureness = Sureness(verdict="unsure", grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
     how_sure, surer = sureness_in_words(sureness)
     lines = [
         ("Time", f"{cost}, of training alone, to {target}."),

@@ -13,7 +13,7 @@ from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begun_sweep
 from largebatch.tuning.sweep.space import with_fields
 
 BOOKKEEPING = ("checkpoint.", "evaluation.")
-"""Beginnings of the fields that a study sets in its sweep for itself; the others (a rate that no rule moves, a batch that stays) are of the choice."""
+"""Beginnings of the fields that a study sets in its sweep for itself; the others (no rule for the rate, a batch that stays) are of the choice."""
 
 
 def own_recipe(run_dir: Path) -> TrainSpec:

@@ -72,7 +72,7 @@ def _options(environment: Mapping[str, Any], workers: int) -> list[str]:
 
 
 def _threads(environment: Mapping[str, Any], run: RunResult) -> str:
-    """What the command begins with where it would compute with another number of threads than the run did, whose seconds the card tells; or nothing."""
+    """What the command begins with where it would compute with other threads than the run, whose seconds the card tells; empty for nothing."""
     threads = environment.get("torch_threads", USUAL_THREADS)
     is_here = run.device.startswith("cpu") and run.summary.world_size == 1 and threads <= (os.cpu_count() or 1)
     return f"OMP_NUM_THREADS={threads} " if is_here and threads != USUAL_THREADS else ""

@@ -3,7 +3,6 @@
 from typing import Literal
 
 from largebatch.tuning.results.analysis.advice import tied_by
-from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import Saving
 from largebatch.tuning.results.findings import Findings
@@ -18,26 +17,18 @@ def saving_of(findings: Findings, choice: Choice) -> Saving | None:
     if begun_from.run is not None:
         if begun_from.run.setting != findings.runs[0].setting:
             return None
-        tried = Configuration((begun_from.run,), findings.target)
-        return _against(choice, _choice_of(tried), is_tuned=False)
+        return _against(choice, findings.as_it_was, is_tuned=False)
     batch, optimizer = begun_from.spec.batch.global_batch_size, begun_from.spec.optimizer.label
     own = [best for best in findings.best if (best.global_batch_size, best.first.optimizer) == (batch, optimizer)]
     if not own or (choice.global_batch_size, choice.optimizer) == (batch, optimizer):
         return None
-    return _against(choice, _choice_of(own[0]), is_tuned=True)
-
-
-def _choice_of(tried: Configuration) -> Choice | None:
-    """What a configuration costs; None where it missed."""
-    seconds, samples = tried.seconds.median, tried.samples.median
-    return None if seconds is None or samples is None else tried.choice(seconds, samples).model_copy(update=tried.sureness)
+    return _against(choice, own[0].cost, is_tuned=True)
 
 
 def _against(choice: Choice, other: Choice | None, *, is_tuned: bool) -> Saving:
     if other is None:
         return Saving(against=None, is_tuned=is_tuned, cost="seconds", times=None, tied_by=None)
-    is_same_step = (choice.global_batch_size, choice.optimizer) == (other.global_batch_size, other.optimizer)
-    cost: Literal["seconds", "samples"] = "samples" if is_same_step else "seconds"
+    cost: Literal["seconds", "samples"] = "samples" if choice.is_same_step(other) else "seconds"
     times = getattr(other, cost) / getattr(choice, cost)
     return Saving(against=other, is_tuned=is_tuned, cost=cost, times=times, tied_by=tied_by(choice, other, [cost]))
 

@@ -6,13 +6,14 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import RunnerUp, Sureness, Verdict
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed
+from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed, seconds_in_words
 from largebatch.tuning.results.run_result import RunResult
 
 ENOUGH_SEEDS = 6
 """From so many on the interval of a median reaches 95 %."""
 MOST_GROUNDS = 4
 """That a card names; a program gets all."""
+MEASURES_NOISE = "gradient.noise_every_steps"
 COARSE = 0.2
 """An evaluation interval above this share of the cost blurs it."""
 
@@ -26,6 +27,7 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
         misses
         + _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs)
         + _ties(ties)
+        + unsteady_clock(findings)
         + _measurement(findings, choice)
         + _search(findings, choice)
     )
@@ -82,6 +84,26 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
     if findings.target_is_chosen:
         doubts.append(("nobody gave a target", "the score that you need, as --target"))
     return doubts
+
+
+def unsteady_clock(findings: Findings) -> list[tuple[str, str]]:
+    """What the very same run says of the clock, where the search has tried the recipe as it was too: same settings, seed and samples."""
+    own = findings.begun_from and findings.begun_from.run
+    again = [run for run in findings.runs if own is not None and _is_same_run(run, own, findings.target)]
+    met = [run.first_at(findings.target) for run in (own, *again) if run is not None] if again else []
+    seconds = sorted(at.training_seconds for at in met if at is not None)
+    if not seconds or seconds_in_words(seconds[0]) == seconds_in_words(seconds[-1]):
+        return []
+    took = f"the same run took {seconds_in_words(seconds[0])} and {seconds_in_words(seconds[-1])}"
+    return [(f"{took}: nothing closer than that is told apart", "" if number_of_disturbed(findings.runs) else "a free machine")]
+
+
+def _is_same_run(run: RunResult, own: RunResult, target: float) -> bool:
+    """How often a run measured its noise changes nothing of what it trained."""
+    settings = [{name: value for name, value in each.settings if name != MEASURES_NOISE} for each in (run, own)]
+    met = run.first_at(target), own.first_at(target)
+    is_alike = settings[0] == settings[1] and (run.seed, run.learning_rate) == (own.seed, own.learning_rate)
+    return is_alike and met[0] is not None and met[1] is not None and met[0].samples == met[1].samples
 
 
 def _search(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
