@@ -7,6 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from largebatch.tuning.files import told_apart
+
 GAP = 2
 """Blanks behind a column."""
 MOST_DIFFERING = 5
@@ -79,7 +81,7 @@ def _noise_in_words(row: Mapping[str, Any]) -> str:
 def print_rows(rows: Sequence[dict[str, str]], names: Sequence[str] = (), words: Sequence[str] = ()) -> None:
     """A table of texts by their columns, no number of which is cut: where room is short names are cut, then the last columns are left out, in words.
 
-    Args: names: columns that may be cut; words: columns that begin at their left.
+    Args: names: columns that may be cut, at their beginning, since ends are what tells runs apart; words: columns that begin at their left.
     """
     console = output()
     widths = {column: max(len(column), *(len(row[column]) for row in rows)) for column in rows[0]}
@@ -100,12 +102,19 @@ def print_rows(rows: Sequence[dict[str, str]], names: Sequence[str] = (), words:
     for column in shown:
         width = min(widths[column], needed[column] + max(left, 0))
         left -= width - needed[column]
+        if width < widths[column]:
+            short = told_apart([row[column] for row in rows])
+            rows = [{**row, column: _end_of(text, width)} for row, text in zip(rows, short, strict=True)]
         table.add_column(column, justify="left" if column in words else "right", no_wrap=True, width=width)
     for row in rows:
         table.add_row(*(row[column] for column in shown))
     console.print(table)
     if len(shown) < len(rows[0]):
         console.print(f"Left out, for the terminal is too narrow: {', '.join(list(rows[0])[len(shown) :])}.", highlight=False)
+
+
+def _end_of(text: str, width: int) -> str:
+    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
 def _room(widths: Iterable[int]) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from largebatch.jobs.run import run_folder
+from largebatch.tuning.files import told_apart
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_result import RunResult, differences_in_words, evaluated_on, settings_of
@@ -22,7 +23,7 @@ def score_curves(results: Sequence[RunResult]) -> Chart:
     for result in results:
         groups.setdefault((result.optimizer, result.summary.global_batch_size), []).append(result)
     is_several = len({optimizer for optimizer, _ in groups}) > 1
-    curves = [_curve(label(result), [result]) for result in results]
+    curves = [_curve(name, [result]) for name, result in zip(_labels(results), results, strict=True)]
     if len(results) > MOST_CURVES:
         curves = [
             _curve(f"{f'{optimizer}, ' if is_several else ''}batch {batch:,}, {len(members)} runs", members)
@@ -56,6 +57,12 @@ def on_unlike_footing(results: Sequence[RunResult]) -> str:
 def label(result: RunResult) -> str:
     """A run in the legend."""
     return f"{result.name}: batch {result.summary.global_batch_size:,}, {result.optimizer}, seed {result.seed}"
+
+
+def _labels(results: Sequence[RunResult]) -> list[str]:
+    """Each run in the legend; those that would be called alike with the ends of their folders' names."""
+    names, ends = list(map(label, results)), told_apart([result.summary.run_id for result in results])
+    return [f"{name} ({end})" if names.count(name) > 1 else name for name, end in zip(names, ends, strict=True)]
 
 
 def conditions(runs: Sequence[RunResult]) -> str:

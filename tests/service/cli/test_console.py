@@ -137,6 +137,19 @@ def test_a_runs_numbers_are_whole_at_every_width(
     assert num_shown >= 4
 
 
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_names_that_are_cut_keep_what_tells_them_apart(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of one recipe have names of one beginning; those of a sweep may be longer than there is room, and differ in their seeds."""
+    for name, value in (("TTY_COMPATIBLE", "1"), ("TERM", "dumb"), ("COLUMNS", str(width)), ("LINES", "50")):
+        monkeypatch.setenv(name, value)
+    for names in (["ripple-net-20261201-210404-5b8e", "ripple-net-20261201-210700-9d0d"], [f"0001-batch-4096-half-life-{seed}" for seed in range(2)]):
+        print_runs([{**SUMMARY, "run_id": name} for name in names])
+        shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:3]]
+        assert shown[0] != shown[1]
+        assert all(name.endswith(each.removeprefix("…")) for name, each in zip(names, shown, strict=True))
+        assert (shown == names) == (width == 200), "whole where there is room"
+
+
 def test_the_noise_of_the_norms_alone_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     print_runs([{**SUMMARY, "gradient_noise_scale": None, "norms_noise_scale": 21.6}] * 2)
     assert capsys.readouterr().out.count("22 (norms)") == 2

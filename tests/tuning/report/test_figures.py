@@ -232,6 +232,13 @@ def test_runs_that_differ_in_more_than_what_is_compared_say_so() -> None:
     assert "on one footing but for stop.epochs" in score_curves([one, longer]).caption
 
 
+def test_runs_that_would_be_called_alike_have_the_ends_of_their_names() -> None:
+    runs = [replace(RESULTS[0], summary=summary(f"first-20261201-21{end}")) for end in ("0404-5b8e", "0700-9d0d")]
+    names = [series.name for series in score_curves([*runs, RESULTS[1]]).series]
+    assert names == [*(f"{label(runs[0])} ({run.summary.run_id})" for run in runs), label(RESULTS[1])]
+    assert [series.name for series in score_curves(runs).series] == [f"{label(runs[0])} (…{end})" for end in ("210404-5b8e", "210700-9d0d")]
+
+
 def test_many_runs_are_one_line_for_each_batch(tmp_path: Path) -> None:
     runs = [made_run(batch, seed) for batch in (32, 512) for seed in range(7)]
     chart = score_curves(runs)
