@@ -59,16 +59,15 @@ def findings(folder: str, with_figures: bool = False) -> "SweepFindings":
         for chart in (charts_of(results, Extras()) if with_figures else ())
     ]
     answer = answer_of(results)
-    return answer.model_copy(update={"figures": figures if with_figures else None, "card": answer.card and _for_anybody(answer.card)})
+    return answer.model_copy(update={"figures": figures if with_figures else None, "card": answer.card and _for_anybody(answer.card, folder)})
 
 
-def _for_anybody(card: "Card") -> "Card":
-    """The card of somebody who is elsewhere."""
-    if card.recipe is None:
-        return card
+def _for_anybody(card: "Card", folder: str) -> "Card":
+    """The card of somebody who is elsewhere: with no folder of this machine."""
     from largebatch.tuning.results.card.ready_recipe import for_anybody
 
-    return card.model_copy(update={"recipe": for_anybody(card.recipe)})
+    lines = [line.model_copy(update={"text": line.text.replace(folder, Path(folder).name)}) for line in card.lines]
+    return card.model_copy(update={"lines": lines, "recipe": card.recipe and for_anybody(card.recipe)})
 
 
 def weights(run_dir: str, best: bool) -> str:

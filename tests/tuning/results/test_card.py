@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,21 @@ class TestRecommendation:
         assert card.title == f"No answer yet: no choice reached test accuracy {TARGET} in more than half of its runs"
         assert (card.choice, card.recipe) == (None, None)
         assert "Accuracy 0.8000" in line(card, "Nearest")
-        assert "--target 0.8" in line(card, "What helps")
+        assert "`largebatch advise FOLDER --target 0.8`" in line(card, "What helps"), "of runs whose folder is not known"
+
+    def test_an_easier_target_is_asked_by_a_command_that_works(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of a sweep by its folder, of a study's by the study's."""
+        monkeypatch.chdir(tmp_path)
+        begin_study(Path("of all"), BASE, 60.0)
+        for folder, named in ((Path("alone"), "alone"), (Path("of all", "sweep"), "of all")):
+            begin_sweep(folder, sweep(), BASE)
+            for batch in (32, 128):
+                made_folder(folder, batch)
+            card = json.loads(largebatch("advise", named, "--target", "0.999", "--json").stdout)["card"]
+            (command,) = re.findall("`(.*)`", " ".join(told["text"] for told in card["lines"]))
+            program, *words = shlex.split(command)
+            assert (program, words[:2]) == ("largebatch", ["advise", named])
+            assert json.loads(largebatch(*words, "--json").stdout)["card"]["choice"] is not None
 
     def test_runs_that_were_never_evaluated_are_no_answer(self) -> None:
         lost = [replace(each, summary=each.summary.model_copy(update={"best_score": None, "target": None}), evaluations=()) for each in runs(1)]

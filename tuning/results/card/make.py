@@ -1,7 +1,9 @@
 """Makes the card of findings: its parts, and all of it in words, once for every door."""
 
+import shlex
 from pathlib import Path
 
+from largebatch.tuning.files import STUDY
 from largebatch.tuning.results.analysis.advice import tied_by
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.as_it_was import card_of_the_recipe_as_it_was, is_sooner_as_it_was
@@ -13,6 +15,7 @@ from largebatch.tuning.results.card.sureness import sureness_in_words, sureness_
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import capital, choice_in_words, cost_in_words, listed
 from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.sweep.ledger import SWEEP
 
 MOST_IN_TITLE = 2
 MOST_AS_SOON = 4
@@ -107,7 +110,7 @@ def _card_of_misses(findings: Findings, target: str, context: str) -> Card:
         where = f"batch {findings.unit.batch(nearest.global_batch_size)} with {nearest.first.optimizer}"
         lines = [
             ("Nearest", f"{capital(findings.metric.name)} {findings.metric.format(score)}, the median of {where}."),
-            ("What helps", f"Longer runs (stop.epochs), other learning rates, or an easier target: --target {score:.4g}."),
+            ("What helps", f"Longer runs (stop.epochs), other learning rates, or an easier target: `{_asked_again(findings)} --target {score:.4g}`."),
         ]
     tried = listed(dict.fromkeys(findings.unit.batch(best.global_batch_size) for best in findings.best))
     title = f"No answer yet: no choice reached {target} in more than half of its runs" if scored else "No answer: no run was ever evaluated"
@@ -115,3 +118,12 @@ def _card_of_misses(findings: Findings, target: str, context: str) -> Card:
         title=title, verdict="unsure", target=target, setting=context, choice=None,
         lines=[CardLine(label=label, text=text) for label, text in [("Tried", f"Batch {tried}."), *lines]],
     )  # fmt: skip
+
+
+def _asked_again(findings: Findings) -> str:
+    """The command that asks the same of the same runs, in words where their folder is not known."""
+    folders = {run.folder and run.folder.parent for run in findings.runs}
+    folder = folders.pop()
+    is_sweep = folder is not None and not folders and (folder / SWEEP).is_file()
+    named = "FOLDER" if folder is None or not is_sweep else str(folder.parent if (folder.parent / STUDY).is_file() else folder)
+    return shlex.join(["largebatch", "advise", named])
