@@ -159,6 +159,21 @@ class Undefined(Focal):
         return {**super().metrics(sums, weight), "accuracy": float("nan")}
 
 
+class Broadcast(largebatch.Task):
+    """Outputs (n, 1) less targets (n,) are (n, n)."""
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        return ((model(batch[0]) - batch[1]) ** 2).sum()
+
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        return {"rmse": self.loss_sum(model, batch)}
+
+
+class Flat(Broadcast):
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        return ((model(batch[0])[:, 0] - batch[1]) ** 2).sum()
+
+
 class Unheaded(Focal):
     headline = "f1"  # type: ignore[assignment]
 
@@ -366,6 +381,12 @@ def curve() -> tuple[TensorDataset, TensorDataset]:
     return parts[0], parts[1]
 
 
+def numbers() -> tuple[TensorDataset, TensorDataset]:
+    """One number to be told, in a vector."""
+    train, test = (TensorDataset(part.tensors[0], part.tensors[1][:, 0]) for part in curve())
+    return train, test
+
+
 class Unsteady(torch.utils.data.Dataset[Any]):
     """A set whose samples are others each time, whatever the seeds."""
 
@@ -436,6 +457,10 @@ def nameless() -> tuple[TensorDataset, TensorDataset]:
 
 def linear(num_outputs: int, width: int = 8) -> nn.Module:
     return nn.Sequential(nn.LazyLinear(width), nn.Tanh(), nn.Linear(width, num_outputs))
+
+
+def one_number() -> nn.Module:
+    return linear(1)
 
 
 def classifier(num_classes: int, normalises: bool = False) -> nn.Module:

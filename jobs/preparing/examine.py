@@ -172,6 +172,8 @@ def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
     if wanted is not None and wanted not in known:
         field = "stop.target.metric" if spec.stop.target else "stop.target_accuracy"
         problem, hint = f"{spec.task.name} has no metric {wanted}.", nearest(wanted, known)
+        if spec.task.name == "own":
+            hint += f' Where your task gives it, declare it in its class: headline = largebatch.Metric("{wanted}", "lower"), or "higher".'
         if wanted == BITS_PER_BYTE.name and isinstance(task, LanguageModelling):
             problem = f"is {wanted}, and the bytes of the text that these tokens stand for are not known."
             hint = "Make token files again with `largebatch tokens`, or give samples of your own a third tensor, the bytes of each target."

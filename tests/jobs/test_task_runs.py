@@ -304,6 +304,18 @@ class TestRefused:
         with pytest.raises(PlanError, match=r"task: its loss is no sum over samples: .* apart; micro-batches and workers would change"):
             small_runs.prepared(**{**TASKS["focal"], **own, **model, **norm})
 
+    def test_outputs_and_targets_that_broadcast_are_named_by_their_shapes(self) -> None:
+        own = {"dataset": {"entry_point": f"{OWN}:numbers"}, "model": {"entry_point": f"{OWN}:one_number"}}
+        with pytest.raises(
+            PlanError, match=r"no sum over samples: .* The model gives \(8, 1\) and the samples hold \(8,\): .* broadcast to \(8, 8\)"
+        ):
+            small_runs.prepared(**{**TASKS["focal"], **own, "task": {"entry_point": f"{OWN}:Broadcast"}})
+        target = {"stop": {"epochs": 1, "target": {"metric": "rmse", "value": 0.1}}}
+        with pytest.raises(PlanError) as refused:
+            small_runs.prepared(**{**TASKS["focal"], **own, **target, "task": {"entry_point": f"{OWN}:Flat"}})
+        assert "own has no metric rmse." in str(refused.value)
+        assert 'headline = largebatch.Metric("rmse", "lower")' in refused.value.hint, "what a task gives it must declare"
+
     @pytest.mark.parametrize(
         ("kind", "words"),
         [

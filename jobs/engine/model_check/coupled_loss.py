@@ -43,19 +43,39 @@ def refuse_coupled_loss(passes: Passes, samples: Tree, whole: TrainingPass, by_h
     if apart is None:
         if not passes.has_norms and passes.training(samples, seed=1).probe == whole.probe:
             apart = _relative(whole.probe, sum(half.probe for half in by_halves))
-            _refuse(apart, passes.rounding)
+            _refuse(apart, passes.rounding, passes, samples)
         return
     # A tensor that the samples share may have as many rows as there are samples, by chance: not of two numbers of them.
     if apart > _rounding(passes):
-        _refuse(min(apart, _apart(passes, rows(samples, 0, num_samples(samples) - 2)) or 0.0), _rounding(passes))
+        apart = min(apart, _apart(passes, rows(samples, 0, num_samples(samples) - 2)) or 0.0)
+        _refuse(apart, _rounding(passes), passes, samples)
 
 
-def _refuse(apart: float, most: float) -> None:
+def _broadcast_in_words(passes: Passes, samples: Tree) -> str:
+    """What the model gives as (n, 1) where the samples hold (n,), or the other way round, of which torch makes (n, n); empty for no such pair."""
+    size, given = num_samples(samples), list[Tensor]()
+
+    def seen(tensor: Tensor) -> Tensor:
+        given.append(tensor)
+        return tensor
+
+    for output in passes.given(samples):
+        map_tensors(seen, output)
+    shapes = {tuple(tensor.shape) for tensor in given}, {tuple(leaf.shape) for leaf in leaves(samples)}
+    for one, other in (((size, 1), (size,)), ((size,), (size, 1))):
+        if one in shapes[0] and other in shapes[1]:
+            return (
+                f" The model gives {one} and the samples hold {other}: one beside the other they broadcast to {(size, size)}, so give both one shape."
+            )
+    return ""
+
+
+def _refuse(apart: float, most: float, passes: Passes, samples: Tree) -> None:
     if apart > most:
         raise PlanError(
             "task",
             f"its loss is no sum over samples: with the same outputs of the model, that of all and that of their halves are {100 * apart:.3g}% apart;"
-            " micro-batches and workers would change the result.",
+            f" micro-batches and workers would change the result.{_broadcast_in_words(passes, samples)}",
             "Let each sample add what follows from its own outputs: nothing of the batch's mean, and nothing once for each call.",
         )
 
