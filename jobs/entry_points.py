@@ -39,6 +39,8 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any], o
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         hint = "Run from the folder that holds it, send it along with a job, or install it."
+        if module_name.endswith(".py"):
+            hint = f"Name it without .py: {module_name.removesuffix('.py').replace('/', '.')}:{function_name}."
         raise SpecError(field, f"module {error.name!r} is not found.", hint) from error
     except LargebatchError:
         raise

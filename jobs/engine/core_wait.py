@@ -56,7 +56,8 @@ def in_words(fraction: float | None) -> str | None:
     """What a person should know of a disturbed clock; None where it was not disturbed, or nothing is known."""
     if fraction is None or fraction < DISTURBED:
         return None
+    is_advised = torch.get_num_threads() > 1 and "OMP_WAIT_POLICY" not in os.environ  # one thread waits for no other
     return (
         f"The machine was busy with other work: this run's threads waited {fraction:.0%} of the time for a core,"
-        f" so its seconds are longer than on a free machine.{'' if 'OMP_WAIT_POLICY' in os.environ else ADVICE}"
+        f" so its seconds are longer than on a free machine.{ADVICE if is_advised else ''}"
     )

@@ -197,6 +197,7 @@ def plan_lines(
             f"{plan.total_progress / plan.num_train_samples:g} epochs",
         ),
     ]
+    lines += _target_lines(plan, data)
     if plan.has_batch_schedule:
         lines += _schedule_lines(plan)
     if (cut := spec.batch.schedule.short_sequences) is not None:
@@ -216,6 +217,12 @@ def plan_lines(
         lines.append(("reduction", _reduction_words(plan)))
     lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample, main_shapes)))
     return lines
+
+
+def _target_lines(plan: TrainPlan, data: DataFacts) -> list[tuple[str, str]]:
+    stop = plan.spec.stop
+    ends = "the run ends there" if stop.at_target else "the run goes on behind it"
+    return [] if stop.target_score is None else [("target", f"{data.evaluated_on} {stop.target_metric} {stop.target_score:g}; {ends}")]
 
 
 def _restart_lines(plan: TrainPlan) -> list[tuple[str, str]]:

@@ -104,6 +104,13 @@ def test_what_cannot_be_used_is_named(reference: str, problem: str) -> None:
     assert refused.value.field.startswith("model")
 
 
+@pytest.mark.parametrize(("reference", "hint"), [("own_code.py:build", "own_code:build"), ("deeper/code.py:build", "deeper.code:build")])
+def test_a_file_is_named_without_its_ending(reference: str, hint: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        build(reference)
+    assert refused.value.hint == f"Name it without .py: {hint}."
+
+
 def test_a_failure_names_the_line_that_failed() -> None:
     line = 1 + OWN_CODE.splitlines().index('    raise KeyError("two\\nlines")')
     with pytest.raises(SpecError, match=rf"own_code\.py, line {line}\)"):

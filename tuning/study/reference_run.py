@@ -40,7 +40,7 @@ def train_kept(job: Prepared, run_dir: Path, on_fraction: Callable[[float, str],
 
     def show(record: Record) -> None:
         if isinstance(record, EvalRecord):
-            on_fraction(min(record.samples_seen / job.plan.total_progress, 1.0), f"{prefix}score {record.score:.4g}")
+            on_fraction(min(record.samples_seen / job.plan.total_progress, 1.0), f"{prefix}{job.metric.name} {record.score:.4g}")
 
     with run_folder.exclusive(run_dir, "train"):
         run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))

@@ -98,7 +98,8 @@ def _cores() -> Finding:
     state = f"{count}, {taken:.0%} taken by other work now"
     if taken < BUSY:
         return Finding("cores", True, state)
-    return Finding("cores", False, f"{state}: a run's seconds would be longer than on a free machine; if it stays so, set OMP_WAIT_POLICY=passive")
+    advice = "" if os.environ.get("OMP_NUM_THREADS") == "1" else "; if it stays so, set OMP_WAIT_POLICY=passive"
+    return Finding("cores", False, f"{state}: a run's seconds would be longer than on a free machine{advice}")
 
 
 def _data(data_dir: Path) -> Iterator[Finding]:

@@ -79,8 +79,12 @@ def test_of_a_moment_nothing_is_said() -> None:
 
 def test_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert in_words(0.05) is None
     assert "waited 62% of the time for a core" in (in_words(0.62) or "")
     assert "OMP_WAIT_POLICY=passive" in (in_words(0.62) or "")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert "OMP" not in (in_words(0.62) or ""), "one thread waits for no other"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert "OMP" not in (in_words(0.62) or ""), "what was done is not advised"

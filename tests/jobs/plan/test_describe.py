@@ -38,6 +38,13 @@ class TestWords:
         plan = plan_of(Facts(1000, has_batch_norm=False, micro_batch_size=100))
         assert words(plan)["global batch"].startswith("300 samples per step = 3 x 100 ")
 
+    def test_the_target(self) -> None:
+        target = {"metric": "loss", "value": 0.25}
+        assert "target" not in words(plan_of())
+        assert words(plan_of(stop={"epochs": 4, "target": target}))["target"] == "test loss 0.25; the run ends there"
+        goes_on = words(plan_of(stop={"epochs": 4, "target_accuracy": 0.9, "at_target": False}))["target"]
+        assert goes_on == "test accuracy 0.9; the run goes on behind it"
+
     @pytest.mark.parametrize(
         ("batch", "epoch"),
         [

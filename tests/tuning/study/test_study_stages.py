@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_runs import made_profile, made_run
-from small_runs import document, synthetic
+from small_runs import document, prepared, synthetic
 from study_here import run_here
 
 from largebatch.jobs.spec.read import build_spec, read_spec
@@ -18,6 +18,7 @@ from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.study.expected import Expected
 from largebatch.tuning.study.options import SOLUTION, StudyOptions, begin_study
+from largebatch.tuning.study.reference_run import train_kept
 from largebatch.tuning.study.solutions import affordable_samples, solve
 from largebatch.tuning.study.study import study
 from largebatch.tuning.sweep.spec import SweepSpec
@@ -131,3 +132,11 @@ def test_where_the_sweep_took_too_long_the_rest_is_left_out(tmp_path: Path) -> N
     options = StudyOptions(tmp_path, DATA, "cpu", 3600.0, lambda stage: None, notices.append, began_s=time.monotonic() - 3600.0)
     assert solve(find([made_run(batch) for batch in (16, 64)]), expected, options, CPU, Attempts()).runs == []
     assert notices == ["No sharpness: the budget does not hold two runs to the end of the recipe's epochs."]
+
+
+def test_progress_names_the_metric(tmp_path: Path) -> None:
+    told: list[str] = []
+    job = prepared(stop={"epochs": 1, "target": {"metric": "loss", "value": 0.1}})
+    train_kept(job, tmp_path / "run", lambda fraction, text: told.append(text), "batch 8, ")
+    assert told
+    assert all(text.startswith("batch 8, loss ") for text in told)
