@@ -144,7 +144,7 @@ class Findings:
     @cached_property
     def as_it_was(self) -> Choice | None:
         """What the recipe as it was costs, trained once; None where that is not known, stands on another axis, or missed the target."""
-        run = self.begun_from and self.begun_from.run
+        run = self.begun_from.run if self.begun_from else None
         return Configuration((run,), self.target).cost if run is not None and run.setting == self.runs[0].setting else None
 
     @cached_property

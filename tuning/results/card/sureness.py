@@ -88,7 +88,7 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
 
 def unsteady_clock(findings: Findings) -> list[tuple[str, str]]:
     """What the very same run says of the clock, where the search has tried the recipe as it was too: same settings, seed and samples."""
-    own = findings.begun_from and findings.begun_from.run
+    own = findings.begun_from.run if findings.begun_from else None
     again = [run for run in findings.runs if own is not None and _is_same_run(run, own, findings.target)]
     met = [run.first_at(findings.target) for run in (own, *again) if run is not None] if again else []
     seconds = sorted(at.training_seconds for at in met if at is not None)
