@@ -47,6 +47,7 @@ ROWS = {
     "tests/service/api/test_security.py": "guarded service",
     "tests/service/api/test_code.py": "code service",
     "tests/service/api/test_connections.py": "code service",
+    "tests/service/api/test_job_pages.py": "idle service",
     "tests/service/api/test_odd_journals.py": "idle service",
     "tests/service/api/test_studies.py": "idle service",
 }

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
-from largebatch.jobs.run.json_lines import parse_object, read_last_lines
+from largebatch.jobs.run.json_lines import parse_object, read_all_lines, read_last_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
+from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.service.job import Job, Kind
 from largebatch.tuning.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import SHARPNESS, SIZED, SOLUTION, STAGES
@@ -20,6 +21,9 @@ from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
 from largebatch.tuning.sweep.space import count_runs
 
 TAIL_BYTES = 16_384
+NOTICEABLE = 0.02
+"""By what part of the larger one a run's last score must be off its best for it to have fallen from there."""
+BEST = ("best_score", "best_step")
 MOST_SHOWN = 16
 """Runs of a sweep whose progress is told live."""
 
@@ -33,6 +37,33 @@ def read_progress(job: Job, folder: Path) -> dict[str, Any]:
             return {**_of_sweep(folder / SWEEP_OF_STUDY), **_stage(folder)}
         case Kind.RUN:
             return _of_run(folder, job.progress)
+
+
+def final_progress(job: Job, folder: Path) -> dict[str, Any]:
+    """The same of a job that is over: a run that has fallen from its best says from where."""
+    progress = read_progress(job, folder)
+    return {**progress, **fallen(folder)} if job.kind is Kind.RUN and progress else progress
+
+
+def fallen(folder: Path) -> dict[str, Any]:
+    """The best evaluation of a run that ended noticeably worse; empty for any other."""
+    scores: list[tuple[int, float]] = []
+    metric = ACCURACY
+    try:
+        for line in read_all_lines(folder / JOURNAL):
+            is_asked = b'"kind":"start"' in line.content or b'"kind":"evaluation"' in line.content
+            record = parse_line(line.content) if is_asked else None
+            if isinstance(record, StartRecord):  # it went on from there: what came after is superseded
+                scores, metric = [told for told in scores if told[0] <= record.step], record.headline.metric
+            elif isinstance(record, EvalRecord):
+                scores.append((record.step, record.score))
+    except OSError:
+        return {}
+    if not scores:
+        return {}
+    last, (step, best) = scores[-1][1], max(scores, key=lambda told: metric.goodness(told[1]))
+    has_fallen = metric.goodness(best) - metric.goodness(last) > NOTICEABLE * max(abs(best), abs(last))
+    return dict(zip(BEST, (best, step), strict=True)) if has_fallen else {}
 
 
 def sweep_folder(runs_dir: Path, job: Job) -> Path:
@@ -62,7 +93,7 @@ def progress_of_run(folder: Path) -> dict[str, Any]:
 
 
 def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
-    progress = dict(before)
+    progress = {name: value for name, value in before.items() if name not in BEST}
     try:
         lines = read_last_lines(folder / JOURNAL, TAIL_BYTES)
     except OSError:  # the next look tries again

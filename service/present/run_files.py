@@ -41,11 +41,11 @@ def files_in(folder: Path) -> list[Artifact]:
 
 
 def weights_in(folder: Path) -> list[Weights]:
-    """The newest checkpoint of a run's folder, and its best."""
+    """The best checkpoint of a run's folder where one is kept, and the newest."""
     checkpoints = list_checkpoints(folder / CHECKPOINTS)
     best = next((checkpoint.step for checkpoint in checkpoints if checkpoint.kind == "best"), None)
     newest = [Weights("newest", max(checkpoint.step for checkpoint in checkpoints))] if checkpoints else []
-    return newest if best is None else [*newest, Weights("best", best)]
+    return newest if best is None else [Weights("best", best), *newest]
 
 
 def size_in_words(size_bytes: float) -> str:

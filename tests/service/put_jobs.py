@@ -6,14 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from made_records import evaluation, start, step
 from servers import Service
 from small_runs import CPU, trained
 from sweep_folders import write_sweep
 
 from largebatch.jobs.job import prepare
+from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
 from largebatch.service.job import State
+from largebatch.service.present.progress import final_progress
 from largebatch.service.settings import Settings
 
 SETTINGS = Settings(cpus=2.0)
@@ -30,6 +33,19 @@ def put_ended(service: Service, recipe: str = "digits-small-batch", owner: str =
         "progress": {"step": summary.steps, "epoch": summary.epochs},
     }
     service.put(job.model_copy(update={"state": State.SUCCEEDED, "attempt": 1, **ended}))
+    return job.id
+
+
+def put_fallen(service: Service) -> str:
+    """A run that has met its target, and went on until it was far below."""
+    job = job_of_run(RunSubmit(recipe="digits-large-batch"), "local", SETTINGS)
+    folder = service.runs_dir / job.id
+    folder.mkdir()
+    with Journal(folder) as journal:
+        for record in (start(), evaluation(1, score=0.5), evaluation(2, score=0.97), step(3), evaluation(3, score=0.26)):
+            journal.write(record)
+    ended = {"state": State.SUCCEEDED, "attempt": 1, "outcome": "reached", "progress": final_progress(job, folder)}
+    service.put(job.model_copy(update=ended))
     return job.id
 
 

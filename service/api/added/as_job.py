@@ -24,7 +24,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.added_run import HINT
 from largebatch.service.api.requests import LARGEST_SPEC, settings_of
 from largebatch.service.job import Job, Kind, State
-from largebatch.service.present.progress import read_plan, read_progress
+from largebatch.service.present.progress import final_progress, read_plan
 from largebatch.service.present.run_files import plan_in_words
 
 LONGEST_REASON = 1000
@@ -59,7 +59,7 @@ def job_of(folder: Path, owner: str, digest: str, num_bytes: int) -> Job:
     )  # fmt: skip
     try:
         list(plan_in_words(read_plan(folder)))
-        job = job.model_copy(update={"progress": read_progress(job, folder)})
+        job = job.model_copy(update={"progress": final_progress(job, folder)})
     except NOT_OURS as error:
         raise InputError(PLAN, "is not one that largebatch wrote.", HINT) from error
     _refuse_unkeepable(job)

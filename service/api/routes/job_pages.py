@@ -18,7 +18,7 @@ from largebatch.service.api.routes.jobs import resumed
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.next_steps import next_steps
-from largebatch.service.present.progress import progress_of_run, read_plan
+from largebatch.service.present.progress import fallen, progress_of_run, read_plan
 from largebatch.service.present.run_files import files_in, plan_in_words, size_in_words, weights_in
 from largebatch.service.present.views import JobDetails, details
 from largebatch.tuning.sweep.in_short import in_short
@@ -86,7 +86,7 @@ def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: st
     spec, batch = resumed_spec(folder, []).model_dump(mode="json"), (summary or {}).get("global_batch_size")
     of_the_run = {"id": run_id, "name": run_id, "tags": (), "notes": "", "kind": Kind.RUN, "spec": spec, "base": None, "state": state,
                   "reason": view.why or None, "outcome": view.outcome, "summary": summary, "global_batch_size": batch,
-                  "progress": progress_of_run(folder)}  # fmt: skip
+                  "progress": {**progress_of_run(folder), **(fallen(folder) if summary else {})}}  # fmt: skip
     as_run = Job.model_validate({**job.model_dump(), **of_the_run})
     left: dict[str, Any] = {
         "files": files_in(folder),

@@ -195,9 +195,10 @@ def list_jobs(
         return
     table = plain_table("id", "name", "state", "batch", "score", "training", "owner", "tags")
     for job in page["items"]:
-        score, seconds = job["progress"].get("score"), job["progress"].get("training_seconds")
+        score, best, seconds = (job["progress"].get(name) for name in ("score", "best_score", "training_seconds"))
+        told = "" if score is None else f"{score:.4f}{'' if best is None else f' (best {best:.4f})'}"
         batch = "" if is_sweep or is_study else str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-")
-        table.add_row(job["id"], job["name"], job["state"], batch, "" if score is None else f"{score:.4f}",
+        table.add_row(job["id"], job["name"], job["state"], batch, told,
                       "" if seconds is None else f"{seconds:.1f} s", job["owner"], " ".join(job["tags"]))  # fmt: skip
     output().print(table)
     if page["total"] > len(page["items"]):

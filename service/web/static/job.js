@@ -2,10 +2,8 @@
 
 import { FINAL, all, ask, one, steadily } from "./talk.js";
 
-const WRITERS = {
-  score: (value) => value.toFixed(4),
-  training_seconds: (value) => `${value.toFixed(1)} s`,
-};
+const places = (value) => value.toFixed(4);
+const WRITERS = { score: places, best_score: places, training_seconds: (value) => `${value.toFixed(1)} s` };
 
 const STOPPING = "It finishes its step, saves and ends.";
 
