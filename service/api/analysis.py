@@ -43,6 +43,14 @@ def plan_sweep(sweep: dict[str, Any], base: dict[str, Any], data_dir: str) -> di
     return plan_facts(sweep_spec, num_runs, is_checked=is_checked)
 
 
+def beside_each_other(folders: list[str]) -> list[str]:
+    """What `largebatch compare` says of runs beside each other, in sentences. Raises: InputError for damaged files."""
+    from largebatch.tuning.report import run_figures
+    from largebatch.tuning.results.collect import collect
+
+    return run_figures.beside_each_other(collect(map(Path, folders)))
+
+
 def findings(folder: str, with_figures: bool = False) -> "SweepFindings":
     """What a sweep's runs say so far: choices, frontier, critical batch, advice. Raises: InputError while no run has ended.
 

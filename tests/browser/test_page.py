@@ -221,6 +221,20 @@ def test_comparing_a_full_batch_and_a_run_without_data(visit: Visit, service: Se
     assert visit.complaints == []
 
 
+def test_runs_of_two_metrics_share_no_axis_and_are_said_not_to_be_ranked(visit: Visit, service: Service) -> None:
+    digits, diabetes = put_ended(service, **{"stop.epochs": 1}), put_ended(service, "diabetes-regression", **{"stop.epochs": 1})
+    page = visit.page
+    visit.go(f"/compare?run={digits}&run={diabetes}")
+    expect(page.locator("#footing")).to_contain_text("These runs are not on one footing, so not to be ranked: mlp (depth 2, width 128) on digits")
+    for metric, other in (("accuracy", "diabetes-regression"), ("r2", "digits-small-batch")):
+        for select, chart, words in (("#metric", "#c-curves", f" yet: {other}"), ("#result", "#c-fields", f": {other}.")):
+            page.locator(select).select_option(f"score ({metric})")
+            expect(page.locator(f"{chart} .trace")).to_have_count(1)
+            expect(page.locator(f"{chart.replace('#c-', '#')}-missing")).to_have_text(f"Without a score ({metric}){words}")
+    visit.refuse_barriers()
+    assert visit.complaints == []
+
+
 def test_a_sweep_with_its_runs_and_its_answer(visit: Visit, service: Service) -> None:
     """A sweep that has ended, from its folder and its row; what runs live is told by events, which test_service_on_ray hears."""
     job_id = put_sweep(service)

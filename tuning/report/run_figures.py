@@ -54,6 +54,13 @@ def on_unlike_footing(results: Sequence[RunResult]) -> str:
     return f"not on one footing, so not to be ranked: {counts}"
 
 
+def beside_each_other(results: Sequence[RunResult]) -> list[str]:
+    """What must be said of runs that stand beside each other, in sentences."""
+    unlike, targets = on_unlike_footing(results), {result.summary.target for result in results}
+    said = [f"These runs are {unlike}."] if unlike else []
+    return said if len(targets) < 2 else [*said, "Their seconds to target are each to its own target, and not to be ranked."]
+
+
 def label(result: RunResult) -> str:
     """A run in the legend."""
     return f"{result.name}: batch {result.summary.global_batch_size:,}, {result.optimizer}, seed {result.seed}"

@@ -17,7 +17,7 @@ from largebatch.service.cli.tables import print_runs
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import write_page
-from largebatch.tuning.report.run_figures import on_unlike_footing, score_curves
+from largebatch.tuning.report.run_figures import beside_each_other, score_curves
 from largebatch.tuning.results.findings import NothingEndedError
 from largebatch.tuning.results.phrases import listed
 from largebatch.tuning.results.run_result import what_differs
@@ -68,10 +68,8 @@ def compare(
         print(line)
     if rows[0]["differs"]:
         print(f"They differ in {listed(rows[0]['differs'])}.")
-    if unlike := on_unlike_footing(results):
-        print(f"These runs are {unlike}.")
-    if "target" in rows[0]["differs"]:
-        print("Their seconds to target are each to its own target, and not to be ranked.")
+    for sentence in beside_each_other(results):
+        print(sentence)
     if disturbance := disturbance_in_words(results):
         print(disturbance)
     if figure is not None:

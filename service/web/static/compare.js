@@ -1,12 +1,12 @@
 // Several runs on one chart: their curves, and a result against a field in which they differ.
 
 import { AXES, COLOURS, FROM_START, along, draw, hasPoints, offerTokens, redraw, trace } from "./charts.js";
-import { all, one, say, steadily } from "./talk.js";
+import { all, fetchAnew, one, say, steadily } from "./talk.js";
 
 const BATCH = "batch.global_batch_size";
 const RESULTS = ["time_to_target_seconds", "steps_to_target", "score", "best_score", "train_score", "training_seconds",
   "samples_seen", "tokens_seen", "samples_per_second", "tokens_per_second", "gradient_noise_scale"];
-
+const partsOf = (name) => name.split(/ \(|\)/); // "score (rmse)": what, and of which metric, where runs have several: these share no axis
 const OF_EVALUATIONS = { score: (record) => record.score, test_loss: (record) => record.scores.loss };
 
 function flat(value, path = "", into = {}) {
@@ -27,17 +27,12 @@ const hasEnded = ({ summary }) => Boolean(summary) && summary.outcome !== "stopp
 const inWords = (value) => (value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value));
 
 // What a run has come to, also one that has not ended: then as far as its curves tell.
-function resultOf({ job, series: { start, steps, evaluations } }, name) {
-  const best = (scores) => (start?.headline?.better === "lower" ? Math.min(...scores) : Math.max(...scores));
+function resultOf({ job, metric, series: { start, steps, evaluations } }, asked) {
+  const [name, of] = partsOf(asked);
+  if (of && of !== metric) return null;
   if (job.summary) return job.summary[name] ?? null;
-  const [step, evaluation] = [steps.at(-1), evaluations.at(-1)];
-  const soFar = {
-    score: evaluation?.score,
-    best_score: evaluations.length ? best(evaluations.map((record) => record.score)) : null,
-    training_seconds: step?.training_seconds,
-    samples_seen: step?.samples_seen,
-    tokens_seen: step?.tokens_seen,
-  };
+  const [scores, best] = [evaluations.map((record) => record.score), start?.headline.better === "lower" ? Math.min : Math.max];
+  const soFar = { ...steps.at(-1), score: scores.at(-1), best_score: scores.length ? best(...scores) : null };
   return soFar[name] ?? null;
 }
 
@@ -53,10 +48,11 @@ function axisOf(values) {
 
 function showCurves(runs) {
   const [metric, axis] = [one("#metric").value, one("#axis").value];
-  const part = OF_EVALUATIONS[metric] ? "evaluations" : "steps";
-  const valueOf = OF_EVALUATIONS[metric] ?? ((record) => record[metric]);
+  const [what, of] = partsOf(metric);
+  const valueOf = OF_EVALUATIONS[what] ?? ((record) => record[what]);
+  const recordsOf = (run) => (of && of !== run.metric ? [] : run.series[OF_EVALUATIONS[what] ? "evaluations" : "steps"]);
   const name = one("#metric").selectedOptions[0].text;
-  const traces = runs.map(({ name: run, optimizer, series }, index) => trace(`${run} (${optimizer})`, along(series[part], axis), series[part].map(valueOf),
+  const traces = runs.map((run, index) => trace(`${run.name} (${run.optimizer})`, along(recordsOf(run), axis), recordsOf(run).map(valueOf),
     { line: { color: COLOURS[index % COLOURS.length] } }));
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
   draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name} yet.` });
@@ -85,17 +81,21 @@ function showResults(runs) {
 async function compare() {
   const rows = all("#compared tbody tr").map((row) => row.dataset);
   if (!rows.length) return;
+  fetchAnew(one("#footing"));
   const runs = await Promise.all(rows.map(async ({ id, name }) => {
     const path = `/v1/runs/${encodeURIComponent(id)}`;
     const [job, series] = await Promise.all([steadily(path), steadily(`${path}/series`)]);
-    return { name, job, series, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
+    return { name, job, series, metric: series.start?.headline.name, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
   }));
   offerTokens(runs.map(({ series }) => series.start));
   const names = [...new Set(runs.flatMap(({ fields }) => Object.keys(fields)))];
   const differing = names.filter((name) => new Set(runs.map(({ fields }) => JSON.stringify(fields[name]))).size > 1);
   const options = (select, values, chosen) => select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
   options(one("#field"), differing.length ? differing : [BATCH], BATCH);
-  options(one("#result"), RESULTS, "score");
+  const metrics = [...new Set(runs.map((run) => run.metric).filter(Boolean))];
+  const split = (names) => names.flatMap((name) => (metrics.length > 1 && name.endsWith("score") ? metrics.map((of) => `${name} (${of})`) : name));
+  options(one("#result"), split(RESULTS), split(["score"])[0]);
+  one('#metric [value="score"]').replaceWith(...split(["score"]).map((name) => new Option(name, name, false, one("#metric").value === "score")));
   const curves = () => showCurves(runs);
   const results = () => showResults(runs);
   for (const id of ["#result", "#field"]) one(id).addEventListener("change", results);
