@@ -1,6 +1,7 @@
 """A job as the commands that a person would type: to train it on a machine of their own, and to submit it to a service."""
 
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +48,16 @@ def spec_command(command: str, recipe: str | None, spec: Mapping[str, Any], opti
 def set_options(changes: Mapping[str, Any], before_each: str = " ") -> str:
     """Changes as options of a command."""
     return "".join(f"{before_each}--set {shlex.quote(f'{name}={_as_yaml(value)}')}" for name, value in changes.items())
+
+
+def budget_command(job_id: str, minutes: str) -> str:
+    """The command that lets a study go on with more time. Args: minutes: as --budget takes them."""
+    return f"largebatch remote resume {job_id} --budget {minutes}"
+
+
+def as_a_service_says_it(job_id: str, reason: str) -> str:
+    """Why a job has failed, with a study's advice to its own command as the one that a service's people can follow."""
+    return re.sub(r"Use --budget (\d+m)[^.]*", lambda found: f"Use: {budget_command(job_id, found[1])}", reason)
 
 
 def file_command(command: str, file: str, document: Mapping[str, Any], options: str = "") -> str:

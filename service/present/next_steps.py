@@ -102,9 +102,9 @@ def _of_many(job: Job) -> list[Remedy]:
     """After a sweep or a study that ended before it was done."""
     if job.state not in (State.FAILED, State.CANCELLED):
         return []
-    if enough := re.search(r"Use --budget (\d+)m", job.reason or ""):
-        text = f"Give it {enough[1]} min in all (--budget {enough[1]}m): {job.spec['budget_s']:g} s hold no sweep of this recipe."
-        return [Remedy(text=text, set={"budget_s": 60.0 * int(enough[1])})]
+    if enough := re.search(r"--budget (\d+)m\b", job.reason or ""):
+        text = f"Give it {enough[1]} min in all, and let it go on from what it has measured."
+        return [Remedy(text=text, set={"budget_s": 60.0 * int(enough[1])}, resumes=True)]
     return [Remedy(text="Mend what it says and submit it again, or resume it: runs that have ended are kept.")]
 
 

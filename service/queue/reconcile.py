@@ -21,6 +21,7 @@ from largebatch.service.backends.base import Backend, CannotStart, Presence, See
 from largebatch.service.db.engine import DatabaseError
 from largebatch.service.db.store import Store
 from largebatch.service.job import ACTIVE, Capacity, Job, Kind, State
+from largebatch.service.present.commands import as_a_service_says_it
 from largebatch.service.present.progress import final_progress, read_progress
 from largebatch.service.queue.background import Background
 from largebatch.service.queue.one_host import OneHost
@@ -165,7 +166,7 @@ class Reconciler:
 
     def _end(self, job: Job, seen: Seen) -> Job | None:
         """An attempt is over: the job is too, or it recovers."""
-        code, last = seen.exit_code, _without_paths(seen.message)
+        code, last = seen.exit_code, as_a_service_says_it(job.id, _without_paths(seen.message))
         ended: dict[str, Any] = {"ended_at_s": time.time(), "progress": final_progress(job, self._folder(job)) or job.progress}
         if code == 0:
             return self._move(job, State.SUCCEEDED, reason=None, outcome=self._outcome(job), summary=self._summary(job), **ended)

@@ -22,10 +22,15 @@ def study_view(typed: Typed, here: Here) -> View:
 
 def study_submission(typed: Typed, here: Here) -> dict[str, Any]:
     """What was typed, as POST /v1/studies takes it. Raises: SpecError, NotFoundError."""
-    minutes = as_value(BUDGET, typed.get(BUDGET, USUAL_MINUTES))
-    budget_s = 60.0 * minutes if isinstance(minutes, int | float) else minutes
+    budget_s = budget_of(typed.get(BUDGET, USUAL_MINUTES))
     optimizers = list_of(OPTIMIZERS, typed.get(OPTIMIZERS, ""))
     return {**run_submission(_as_of_a_run(typed), here), BUDGET: budget_s, OPTIMIZERS: optimizers}
+
+
+def budget_of(text: str) -> Any:
+    """Seconds of minutes that were typed; what is no number stays as it is, and is refused by its type. Raises: SpecError."""
+    minutes = as_value(BUDGET, text)
+    return 60.0 * minutes if isinstance(minutes, int | float) else minutes
 
 
 def _as_of_a_run(typed: Typed) -> dict[str, str]:

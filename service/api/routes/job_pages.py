@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import ValidationError
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.run.json_lines import parse_object
@@ -11,16 +12,19 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.run.run_folder import SUMMARY, resumed_spec
 from largebatch.jobs.spec.text import parse_yaml
 from largebatch.service.api.dependencies import Dependencies, Deps
+from largebatch.service.api.errors import of_validation
+from largebatch.service.api.forms.study_form import budget_of
 from largebatch.service.api.pages.rendering import Visitor, render
 from largebatch.service.api.requests import ResumeChanges
 from largebatch.service.api.routes.answers import findings_of, trial_folder, trials_of
-from largebatch.service.api.routes.jobs import resumed
+from largebatch.service.api.routes.jobs import StudyChanges, resumed
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.next_steps import next_steps
 from largebatch.service.present.progress import fallen, progress_of_run, read_plan
 from largebatch.service.present.run_files import files_in, plan_in_words, size_in_words, weights_in
 from largebatch.service.present.views import JobDetails, details
+from largebatch.tuning.study.options import SIZED
 from largebatch.tuning.sweep.in_short import in_short
 
 RESUMABLE = {State.FAILED, State.CANCELLED}
@@ -61,7 +65,8 @@ def answer_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id
         except LargebatchError as error:
             shown["words"] = [" ".join(filter(None, (error.problem, error.hint)))]
     can_submit = deps.may_change(who, job)
-    return render(request, "sweep_answer.html", job=job, answer=answer, can_submit=can_submit, next=next_steps(job), **shown)
+    more_time = _more_time(deps, job)
+    return render(request, "sweep_answer.html", job=job, answer=answer, can_submit=can_submit, next=next_steps(job), **shown, **more_time)
 
 
 def _without_answer(deps: Dependencies, job: Job) -> dict[str, Any]:
@@ -72,7 +77,7 @@ def _without_answer(deps: Dependencies, job: Job) -> dict[str, Any]:
         return {"has_ended": has_ended, "words": []}
     failed = [trial for trial in trials if trial.state == "failed"]
     why = "" if not failed else f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}"
-    words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.", *filter(None, (why, job.reason or ""))]
+    words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.", *filter(None, [why])]  # the reason stands above
     return {"has_ended": False, "words": words}
 
 
@@ -116,13 +121,26 @@ def go_on(request: Request, job_id: str, deps: Deps, who: Visitor, epochs: Annot
     return RedirectResponse(f"/runs/{job_id}", 303)
 
 
-def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refused: LargebatchError | None = None, epochs: str = "") -> HTMLResponse:
-    """A job's page. Args: refused: why the run does not go on as it was asked to; epochs: what was asked for."""
+@router.post("/studies/{job_id}/resume")
+def go_on_studying(request: Request, job_id: str, deps: Deps, who: Visitor, budget: Annotated[str, Form(max_length=50)] = "") -> Response:
+    """Let a study go on with more time. Args: budget: in minutes."""
+    job = deps.visible(job_id, Kind.STUDY, who)
+    try:
+        resumed(deps, job_id, Kind.STUDY, who, StudyChanges(budget_s=budget_of(budget)))
+    except LargebatchError as error:
+        return _page(request, deps, who, job, error, budget)
+    except ValidationError as error:
+        return _page(request, deps, who, job, of_validation(error), budget)
+    return RedirectResponse(f"/studies/{job_id}", 303)
+
+
+def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refused: LargebatchError | None = None, asked: str = "") -> HTMLResponse:
+    """A job's page. Args: refused: why it does not go on as it was asked to; asked: for how many epochs, or minutes."""
     bundle = None if job.code is None else deps.bundles.find(job.code, None if who.may("admin") else who.owner)
     template = "run.html" if job.kind is Kind.RUN else "sweep.html"
     shown = {
         **_of_every_job(job),
-        **_parts(deps, job, refused, epochs),
+        **_parts(deps, job, refused, asked),
         "can_submit": deps.may_change(who, job),
         "can_resume": job.state in RESUMABLE and job.added_bytes is None,
         "bundle": bundle,
@@ -134,11 +152,11 @@ def _of_every_job(job: Job) -> dict[str, Any]:
     return {"kind": job.kind, "is_final": job.state in FINAL, "judged_by": _judged_by(job)}
 
 
-def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None, epochs: str = "") -> dict[str, Any]:
+def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None, asked: str = "") -> dict[str, Any]:
     """What these parts show."""
     shown: dict[str, Any] = {"next": next_steps(job), "refused": refused, "size": size_in_words}
     if job.kind is not Kind.RUN:
-        return {**shown, **_without_answer(deps, job)}
+        return {**shown, **_without_answer(deps, job), **_more_time(deps, job, asked)}
     try:
         folder = deps.folder(job)
         left = {"files": files_in(folder), "weights": weights_in(folder), "plan": [*plan_in_words(read_plan(folder))]}
@@ -146,7 +164,15 @@ def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None,
         left = {"files": [], "weights": [], "plan": []}
     planned = (job.spec.get("stop") or {}).get("epochs")
     goes_on = job.added_bytes is None and job.state in FINAL and planned is not None and job.outcome != Outcome.DIVERGED
-    return {**shown, **left, "goes_on": goes_on, "epochs": epochs or f"{2 * (planned or 0):g}", "has_weights": deps.settings.store is None}
+    return {**shown, **left, "goes_on": goes_on, "epochs": asked or f"{2 * (planned or 0):g}", "has_weights": deps.settings.store is None}
+
+
+def _more_time(deps: Dependencies, job: Job, asked: str = "") -> dict[str, Any]:
+    """Whether a study can go on with more time, and the minutes that it is offered."""
+    is_sized = job.kind is not Kind.STUDY or (deps.settings.runs_dir / job.id / SIZED).is_file()
+    enough = [remedy.set["budget_s"] for remedy in next_steps(job).remedies if "budget_s" in remedy.set]
+    minutes = (enough or [2 * job.spec.get("budget_s", 0.0)])[0] / 60
+    return {"goes_on": job.state in RESUMABLE and not is_sized, "budget": asked or f"{minutes:g}"}
 
 
 def _judged_by(job: Job) -> dict[str, Any]:

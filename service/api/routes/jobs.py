@@ -7,20 +7,24 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
 
 from largebatch.jobs.errors import InputError, StorageError
+from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.api.auth import Asking, Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS
-from largebatch.service.api.requests import JobChange, ResumeChanges, Submit, digest_of, resumed_spec
+from largebatch.service.api.requests import OF_A_STUDY, JobChange, ResumeChanges, Submit, digest_of, resumed_spec
 from largebatch.service.api.routes.job_files import Offset, add_file_routes, named
 from largebatch.service.api.routes.operations import SUBMITS
 from largebatch.service.bundle import remove_with_code
 from largebatch.service.db.listing import CREATED, FIELDS, SORTS
 from largebatch.service.db.tokens import ForbiddenError, Principal
-from largebatch.service.job import Job, Kind, State
+from largebatch.service.job import FINAL, Job, Kind, State
 from largebatch.service.present.next_steps import NextSteps, next_steps
 from largebatch.service.present.views import JobDetails, JobPage, JobView, details, page_as_json
+from largebatch.tuning.files import STUDY
+from largebatch.tuning.study.options import change_budget, refuse_unstudied
 
 After = Annotated[int, Query(ge=0, le=1 << 50, description="next_after of the page before.")]
 Points = Annotated[int, Query(ge=2, le=2000, description="At most so many steps.")]
@@ -61,13 +65,36 @@ def submitted(deps: Dependencies, job: Job, who: Principal, submission: Submit, 
     return JobView.model_validate(accepted)
 
 
-def resumed(deps: Dependencies, job_id: str, kind: Kind, who: Principal, changes: ResumeChanges) -> Job:
-    """Queue a job that is over again. Raises: SpecError, ConflictError."""
+class StudyChanges(BaseModel):
+    """How a study that goes on differs from what it was."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, json_schema_extra={"examples": [{"budget_s": 3600.0}]})
+
+    budget_s: Annotated[float, Field(gt=0, le=1e7)] | None = None
+    """Another time in all, in seconds, of one whose sweep is not sized to its time yet; null: as it was."""
+
+
+def resumed(deps: Dependencies, job_id: str, kind: Kind, who: Principal, changes: ResumeChanges | StudyChanges) -> Job:
+    """Queue a job that is over again. Raises: InputError, ConflictError."""
     job = deps.own(job_id, kind, who)
-    spec = resumed_spec(job, changes)
+    spec = _with_budget(deps, job, changes.budget_s) if isinstance(changes, StudyChanges) else resumed_spec(job, changes)
     if job.state is State.FAILED or (job.state is State.SUCCEEDED and spec is not None):
         deps.run_folders.forget_summary(job.id)  # or the summary of the attempt before would end the next one
     return deps.store.queue_again(job, spec)
+
+
+def _with_budget(deps: Dependencies, job: Job, budget_s: float | None) -> dict[str, Any] | None:
+    """A study's spec with another time in all, which its folder is told; None where it is not to change. Raises: InputError."""
+    if budget_s is None or job.state not in FINAL:  # what is not over cannot be resumed, and is told so
+        return None
+    try:
+        refuse_unstudied(TrainSpec.model_validate(job.base), budget_s)
+        folder = deps.folder(job)
+        if (folder / STUDY).is_file():  # else it never began, and begins with the new one
+            change_budget(folder, budget_s)
+    except InputError as error:
+        raise type(error)(OF_A_STUDY.get(error.field, error.field), error.problem, error.hint) from None
+    return {**job.spec, "budget_s": budget_s}
 
 
 def add_job_routes(router: APIRouter, kind: Kind, events: str) -> None:
@@ -148,7 +175,12 @@ def _add_changes(router: APIRouter, kind: Kind) -> None:
         """Queue a failed or cancelled run again; it goes on from its newest checkpoint. One that succeeded, too, where its end is set later."""
         return JobView.model_validate(resumed(deps, job_id, kind, who, changes or ResumeChanges()))
 
-    router.post("/{job_id}/resume", status_code=202, **named("resume", kind))(resume_run if kind is Kind.RUN else resume)
+    def resume_study(job_id: str, deps: Deps, who: Who, changes: StudyChanges | None = None) -> JobView:
+        """Queue a failed or cancelled study again, also with more time in all; it goes on from what it has measured."""
+        return JobView.model_validate(resumed(deps, job_id, kind, who, changes or StudyChanges()))
+
+    resumes = {Kind.RUN: resume_run, Kind.SWEEP: resume, Kind.STUDY: resume_study}
+    router.post("/{job_id}/resume", status_code=202, **named("resume", kind))(resumes[kind])
 
     @router.delete("/{job_id}", status_code=204, **named("delete", kind))
     def delete(job_id: str, deps: Deps, who: Who) -> Response:

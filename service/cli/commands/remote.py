@@ -27,7 +27,7 @@ from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.service.job import Kind
-from largebatch.service.present.commands import set_options
+from largebatch.service.present.commands import budget_command, set_options
 from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 
@@ -290,12 +290,20 @@ def cancel(job_ids: JobIds, server: Server = None, is_sweep: IsSweep = False, is
 
 @remote.command(epilog="Example: largebatch remote resume digits-lamb-20260101-120000-ab12cd34")
 @spread
-def resume(job_id: JobId, overrides: Overrides = (), server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
+def resume(
+    job_id: JobId,
+    overrides: Overrides = (),
+    server: Server = None,
+    is_sweep: IsSweep = False,
+    is_study: IsStudy = False,
+    budget: Annotated[str | None, typer.Option(help="Of a study, which need not be said then: more time in all, such as 30m or 2h.")] = None,
+) -> None:
     """Queue a failed or cancelled job again; with --set stop.epochs=N also a run that succeeded, which then goes on to N epochs."""
-    kind = _kind(is_sweep, is_study)
+    kind = _kind(is_sweep, is_study or budget is not None)
     if overrides and kind is not Kind.RUN:
         raise SpecError("--set", f"a {kind} goes on as it was begun.", "Leave it out.")
-    job = _answer(server, kind, f"/{job_id}/resume", "POST", json={"set": dict(map(read_override, overrides))})
+    changes = {} if budget is None else {"budget_s": seconds_of(budget)}
+    job = _answer(server, kind, f"/{job_id}/resume", "POST", json={"set": dict(map(read_override, overrides))} if overrides else changes)
     print(f"{job_id}: {job['state']}")
 
 
@@ -308,7 +316,9 @@ def next_of_job(job_id: JobId, server: Server = None, is_sweep: IsSweep = False,
         return
     for remedy in steps["remedies"]:
         print(f"# {remedy['text']}")
-        if remedy["set"] and not is_study:  # a study's says its option itself
+        if is_study and remedy["set"]:
+            print(budget_command(job_id, f"{remedy['set']['budget_s'] / 60:g}m"))
+        elif remedy["set"]:
             print(f"largebatch remote resume {job_id}{set_options(remedy['set'])}" if remedy["resumes"] else f"# With{set_options(remedy['set'])}")
     if steps["remedies"]:
         print("# The same once more:")

@@ -21,11 +21,11 @@ function drawThem(figures) {
 // How far it is: a study by the time that it may take, a sweep by its runs.
 function showProgress({ state, started_at: began, progress: { stage, stages, stage_name: name, runs_over: over, total_runs: total } }) {
   const budget = Number(one("#job").dataset.budget);
-  one("#progress").hidden = !(total || stage);
-  if (!total && !stage) return;
-  const spent = began ? (Date.now() - Date.parse(began)) / 1000 : 0;
   const isOver = FINAL.has(state), isDone = state === "succeeded"; // perhaps without runs that there was no time for
-  const bar = budget ? { max: budget, value: isDone ? budget : Math.min(spent, budget) } : { max: total, value: isDone ? total : over };
+  one("#progress").hidden = !total && (isOver || !stage);
+  if (one("#progress").hidden) return;
+  const spent = began ? (Date.now() - Date.parse(began)) / 1000 : 0;
+  const bar = budget && !isOver ? { max: budget, value: Math.min(spent, budget) } : { max: total, value: isDone ? total : over };
   Object.assign(one("#progress progress"), bar);
   const words = [stage && !isOver && `Stage ${stage} of ${stages}: ${name}`, total && (isDone ? `${over} runs` : `${over} of ${total} runs over`),
     budget && began && !isOver && `${Math.round(spent / 60)} of ${Math.round(budget / 60)} min`];

@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import Service, serving
+from command_line import largebatch
+from servers import NO_TLS, Service, serving
 from sweep_folders import write_sweep
 
 from largebatch.jobs.errors import InputError
@@ -14,6 +15,7 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.service.api.requests import StudySubmit, job_of_study
 from largebatch.service.backends.base import job_arguments, prepare
 from largebatch.service.job import Job, Kind, State
+from largebatch.service.present.commands import as_a_service_says_it
 from largebatch.service.present.next_steps import next_steps
 from largebatch.service.present.progress import read_progress
 from largebatch.service.settings import Settings
@@ -86,13 +88,43 @@ def test_how_far_it_is_follows_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_study_that_had_too_little_time_says_how_much_is_enough() -> None:
-    refused = "InputError: --budget: 12 s hold no sweep of this recipe. Use --budget 2m --resume it: what was measured is kept."
+    own = "InputError: --budget: 12 s hold no sweep of this recipe. Use --budget 2m --resume it-2026: what was measured is kept."
+    refused = as_a_service_says_it("it", own)
+    assert refused == "InputError: --budget: 12 s hold no sweep of this recipe. Use: largebatch remote resume it --budget 2m."
     (remedy,) = next_steps(study(budget_s=12.0).model_copy(update={"state": State.FAILED, "reason": refused})).remedies
-    assert remedy.text == "Give it 2 min in all (--budget 2m): 12 s hold no sweep of this recipe."
-    assert remedy.set == {"budget_s": 120.0}
+    assert (remedy.set, remedy.resumes) == ({"budget_s": 120.0}, True)
+    assert remedy.text == "Give it 2 min in all, and let it go on from what it has measured."
     (other,) = next_steps(study().model_copy(update={"state": State.FAILED, "reason": "the disk is full."})).remedies
     assert "submit it again, or resume it" in other.text
     assert next_steps(study().model_copy(update={"state": State.SUCCEEDED})).remedies == []
+
+
+def test_a_study_goes_on_with_more_time_until_its_sweep_is_sized(service: Service) -> None:
+    failed = {"owner": "local", "state": State.FAILED, "reason": "InputError: --budget: 12 s hold none. Use: largebatch remote resume it --budget 7m."}
+    job = study(budget_s=12.0).model_copy(update=failed)
+    prepare(job, service.runs_dir)
+    service.put(job)
+    begun = service.runs_dir / job.id / "study.json"
+    with httpx.Client(base_url=service.url, timeout=60, verify=NO_TLS) as http:
+        refused = http.post(f"/v1/studies/{job.id}/resume", json={"budget_s": 3.0})
+        assert (refused.status_code, refused.json()["field"], "hold no study" in refused.text) == (422, "budget_s", True)
+        page = http.get(f"/studies/{job.id}", headers={"Accept": "text/html"}).text
+        assert (page.count("12 s hold none"), 'name="budget" value="7"' in page) == (1, True)
+        for typed, words in (("0.01", "hold no study"), ("soon", "must be a number")):
+            refused = http.post(f"/studies/{job.id}/resume", data={"budget": typed})
+            assert (refused.status_code, words in refused.text) == (422, True), refused.text
+        assert http.post(f"/studies/{job.id}/resume", data={"budget": "7"}).status_code == 303
+        assert json.loads(begun.read_text())["budget_s"] == http.get(f"/v1/studies/{job.id}").json()["spec"]["budget_s"] == 420.0
+        assert http.post(f"/v1/studies/{job.id}/resume", json={"budget_s": 600.0}).status_code == 409, "it waits"
+        assert json.loads(begun.read_text())["budget_s"] == 420.0
+        http.post(f"/v1/studies/{job.id}/cancel")
+        assert "queued" in largebatch("remote", "resume", job.id, "--budget", "10m", "--server", service.url).stdout
+        assert json.loads(begun.read_text())["budget_s"] == 600.0
+        http.post(f"/v1/studies/{job.id}/cancel")
+        (begun.parent / "sized-sweep.json").touch()
+        refused = http.post(f"/v1/studies/{job.id}/resume", json={"budget_s": 900.0})
+        assert (refused.status_code, "sized to its budget already" in refused.text) == (422, True)
+        assert http.post(f"/v1/studies/{job.id}/resume").status_code == 202
 
 
 def test_what_the_network_sees_of_a_study(service: Service) -> None:
