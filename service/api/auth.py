@@ -7,7 +7,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from largebatch.service.api.dependencies import Dependencies, Deps
-from largebatch.service.db.tokens import ANYONE_HERE, ForbiddenError, Principal, UnauthorizedError
+from largebatch.service.db.tokens import ANYONE_HERE, MAKE_ONE, ForbiddenError, Principal, UnauthorizedError
 
 COOKIE = "largebatch_session"
 _bearer = HTTPBearer(auto_error=False, description="A token that `largebatch token create` printed.")
@@ -39,9 +39,7 @@ class Asker:
             deps.rate_limit.take(f"session {hash(self._cookie)}")
         elif deps.settings.needs_tokens:
             deps.refusals.take(address_of(self._request))
-            raise UnauthorizedError(
-                "Authorization", "a token is needed.", "Send: Authorization: Bearer TOKEN. Make one: largebatch token create OWNER"
-            )
+            raise UnauthorizedError("Authorization", "a token is needed.", f"Send: Authorization: Bearer TOKEN. {MAKE_ONE}")
         else:
             refuse_foreign(self._request)
             deps.rate_limit.take(address_of(self._request))

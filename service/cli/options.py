@@ -23,6 +23,7 @@ TARGET = Option("A score on what the runs were evaluated on, in their own metric
 PROFILE = Option("What `largebatch profile --output` wrote.", metavar="FILE.json")
 REFERENCE = Option("With --profile: the one run that a prediction was made from; says how far it was off.", metavar="RUN")
 
+TOKEN_VARIABLE = "LARGEBATCH_TOKEN"
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 Recipe = Annotated[str, RECIPE]

@@ -31,6 +31,9 @@ LOCAL_OWNER = "local"
 """Who asks on loopback, where no token is needed."""
 
 
+MAKE_ONE = "Make one where the service runs: largebatch token create OWNER. Commands read it from LARGEBATCH_TOKEN: export LARGEBATCH_TOKEN=TOKEN"
+
+
 class UnauthorizedError(LargebatchError):
     """No token, or none that is valid."""
 
@@ -153,7 +156,7 @@ class Tokens:
         with reading(self._engine) as connection:
             row = connection.execute(_BY_DIGEST, {"digest": credential}).one_or_none()
         if row is None or not hmac.compare_digest(row.digest, credential):
-            raise UnauthorizedError("Authorization", "the token is not valid.", "Make one: largebatch token create OWNER")
+            raise UnauthorizedError("Authorization", "the token is not valid.", MAKE_ONE)
         return _valid(row, credential)
 
     def open_session(self, secret: str) -> str:

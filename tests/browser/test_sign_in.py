@@ -90,7 +90,7 @@ def test_a_person_signs_in_and_out(tab: Chromium | Firefox, service: Service, to
         tab.type("#token", wrong)
         tab.click(SUBMIT)
         assert tab.address == f"{service.url}/login"
-        assert "This token is not valid." in tab.text("#token-error")
+        assert "The token is not valid." in tab.text("#token-error")
     tab.type("#token", f" {token} ")  # as it is copied
     tab.click(SUBMIT)
     assert tab.address == wanted, "the page that she wanted"

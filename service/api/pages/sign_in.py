@@ -18,7 +18,7 @@ MOST_CHARACTERS = 2000
 @router.get("/login")
 def login(request: Request, next: Annotated[str, Query(max_length=MOST_CHARACTERS)] = "/runs") -> HTMLResponse:
     """Where a person shows a token."""
-    return render(request, "login.html", failed=False, next=page_of_ours(next))
+    return render(request, "login.html", failed="", next=page_of_ours(next))
 
 
 @router.post("/login")
@@ -30,8 +30,8 @@ def sign_in(
     deps.refusals.take(address_of(request))
     try:
         cookie = deps.tokens.open_session(token.strip())
-    except UnauthorizedError:
-        return render(request, "login.html", 401, failed=True, next=page_of_ours(next))
+    except UnauthorizedError as error:
+        return render(request, "login.html", 401, failed=f"{error.problem[:1].upper()}{error.problem[1:]}", next=page_of_ours(next))
     request.state.owner = deps.tokens.of_session(cookie).owner
     answer = RedirectResponse(page_of_ours(next), 303)
     answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")

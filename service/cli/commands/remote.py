@@ -21,7 +21,7 @@ from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.jobs.whole_files import storage_errors, write_whole
 from largebatch.service.cli.card_view import print_card
-from largebatch.service.cli.options import AsJson, seconds_of
+from largebatch.service.cli.options import TOKEN_VARIABLE, AsJson, seconds_of
 from largebatch.service.cli.sent_code import bundle_of
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
@@ -34,7 +34,7 @@ from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 app = typer.Typer()
 remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
 app.add_typer(remote, name="remote")
-Server = Annotated[str | None, typer.Option(help="The service, such as http://127.0.0.1:8080.", envvar="LARGEBATCH_SERVER")]
+Server = Annotated[str | None, typer.Option(help=f"The service, such as http://127.0.0.1:8080; a token is read from {TOKEN_VARIABLE}.", envvar="LARGEBATCH_SERVER")]
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 JobIds = Annotated[list[str], typer.Argument(metavar="ID...")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
@@ -50,7 +50,7 @@ Workers = Annotated[str | None, typer.Option(metavar="N|MIN:MAX", help="Workers 
 
 def _client(server: str | None) -> Client:
     """A client of the service; its token is never an option: command lines are seen by everybody on a machine."""
-    return Client(*configured(server, os.environ.get("LARGEBATCH_TOKEN")))
+    return Client(*configured(server, os.environ.get(TOKEN_VARIABLE)))
 
 
 def _kind(is_sweep: bool, is_study: bool = False) -> Kind:

@@ -10,7 +10,7 @@ import typer
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.options import AsJson
+from largebatch.service.cli.options import TOKEN_VARIABLE, AsJson
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.db.engine import connect, open_database
@@ -62,7 +62,9 @@ def create(
     expires = None if days is None else time.time() + days * DAY_S
     secret, made = Tokens(open_database(settings)).create(owner, scope, expires, name=name, project=project)
     print(f"Token {made.id} of {owner}, scope {scope}. It is shown only now:", file=sys.stderr)
-    print(secret)
+    print(secret, flush=True)
+    shown = secret if sys.stdout.isatty() else "TOKEN"  # what a script keeps is written into no log
+    print(f"Whoever asks the service with it types next: export {TOKEN_VARIABLE}={shown}", file=sys.stderr)
 
 
 @token.command("list", epilog="Example: largebatch token list")

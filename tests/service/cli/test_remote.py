@@ -246,6 +246,7 @@ def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[st
     _, out, err = said(capsys, "token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
     assert out.startswith("lb_")
     assert "shown only now" in err
+    assert (err.strip().endswith("types next: export LARGEBATCH_TOKEN=TOKEN"), out.strip() in err) == (True, False), "no log of a script holds it"
     (token,) = json.loads(said(capsys, "token", "list", "--json", *runs)[1])
     assert (token["owner"], token["scope"], token["name"], token["project"]) == ("ann", "read", "laptop", "vision")
     assert "is revoked" in said(capsys, "token", "revoke", token["id"], *runs)[1]
