@@ -121,6 +121,10 @@ class Dependencies:
             raise ForbiddenError(FIELD, f"this bundle is {bundle.owners[0]}'s.", "Send the same zip yourself: then it is yours, too.")
         refuse_misplaced(bundle.files, references_in({"spec": job.spec, "base": job.base}))
 
+    def has_code(self, who: Principal, job: Job) -> bool:
+        """Whether what own code a job came with, if any, is this asker's, too: else they cannot run it again as their own."""
+        return job.code is None or self.bundles.find(job.code, who.owner) is not None
+
     def may_change(self, who: Principal, job: Job) -> bool:
         """Whether an asker who sees a job may change it, too."""
         return who.may("admin") or (who.may("submit") and job.owner == who.owner)

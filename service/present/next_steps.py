@@ -44,12 +44,21 @@ class NextSteps(BaseModel):
     """Most likely first; empty where nothing has to change."""
 
 
-def next_steps(job: Job) -> NextSteps:
-    """A job's next steps."""
+def next_steps(job: Job, *, has_code: bool = True) -> NextSteps:
+    """A job's next steps. Args: has_code: whether code that it came with is the asker's, too, and can be named."""
+    steps = _next_steps(job, "FOLDER" if job.code and not has_code else job.code)
+    if not job.code or has_code:
+        return steps
+    theirs = f"# Its code {job.code[:12]} is {job.owner}'s: ask for it, and send it from a folder of yours.\n"
+    return steps.model_copy(update={"submit_command": theirs + steps.submit_command})
+
+
+def _next_steps(job: Job, code: str | None) -> NextSteps:
+    """Args: code: what own code is sent by."""
     if is_recorded(job.spec):
         return NextSteps(train_command="", submit_command="", remedies=[])
     holds = "".join(f" --{name} {value:g}" for name, value in (("gpus", job.gpus), ("priority", job.priority)) if value)
-    holds += f" --code {job.code}" if job.code else ""
+    holds += f" --code {code}" if code else ""
     if job.kind is Kind.SWEEP:
         sweep = {name: value for name, value in job.spec.items() if value not in (None, {}, [])}
         train, submit = (file_command(command, "sweep.json", sweep, more) for command, more in (

@@ -20,7 +20,7 @@ from largebatch.service.api.routes.answers import findings_of, trial_folder, tri
 from largebatch.service.api.routes.jobs import StudyChanges, resumed
 from largebatch.service.db.tokens import Principal
 from largebatch.service.job import FINAL, Job, Kind, State
-from largebatch.service.present.next_steps import next_steps
+from largebatch.service.present.next_steps import next_steps, remedies
 from largebatch.service.present.progress import fallen, progress_of_run, read_plan
 from largebatch.service.present.run_files import files_in, plan_in_words, size_in_words, weights_in
 from largebatch.service.present.views import JobDetails, details
@@ -44,7 +44,7 @@ def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResp
 def part_of_page(request: Request, job_id: str, part: Literal["change", "left"], deps: Deps, who: Visitor) -> HTMLResponse:
     """What of a run's page changes with its state, beside what its events tell: what to change; its files, weights and plan."""
     job = deps.visible(job_id, Kind.RUN, who)
-    return render(request, f"run_{part}.html", job=job, can_submit=deps.may_change(who, job), api=f"/v1/runs/{job.id}", **_parts(deps, job))
+    return render(request, f"run_{part}.html", job=job, can_submit=deps.may_change(who, job), api=f"/v1/runs/{job.id}", **_parts(deps, who, job))
 
 
 @router.get("/{kinds}/{job_id}/parts/runs")
@@ -98,7 +98,7 @@ def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: st
         "weights": [],
         "plan": [*plan_in_words(read_plan(folder))],
         "size": size_in_words,
-        "next": next_steps(as_run),
+        "next": next_steps(as_run, has_code=deps.has_code(who, job)),
     }
     api = f"/v1/{kinds}/{job.id}/runs/{run_id}"
     at = f"/v1/{kinds}/{job.id}/artifacts/{folder.relative_to(deps.settings.runs_dir / job.id)}"
@@ -140,8 +140,9 @@ def _page(request: Request, deps: Dependencies, who: Principal, job: Job, refuse
     template = "run.html" if job.kind is Kind.RUN else "sweep.html"
     shown = {
         **_of_every_job(job),
-        **_parts(deps, job, refused, asked),
+        **_parts(deps, who, job, refused, asked),
         "can_submit": deps.may_change(who, job),
+        "can_copy": who.may("submit") and deps.has_code(who, job),
         "can_resume": job.state in RESUMABLE and job.added_bytes is None,
         "bundle": bundle,
     }
@@ -152,9 +153,9 @@ def _of_every_job(job: Job) -> dict[str, Any]:
     return {"kind": job.kind, "is_final": job.state in FINAL, "judged_by": _judged_by(job)}
 
 
-def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None, asked: str = "") -> dict[str, Any]:
+def _parts(deps: Dependencies, who: Principal, job: Job, refused: LargebatchError | None = None, asked: str = "") -> dict[str, Any]:
     """What these parts show."""
-    shown: dict[str, Any] = {"next": next_steps(job), "refused": refused, "size": size_in_words}
+    shown: dict[str, Any] = {"next": next_steps(job, has_code=deps.has_code(who, job)), "refused": refused, "size": size_in_words}
     if job.kind is not Kind.RUN:
         return {**shown, **_without_answer(deps, job), **_more_time(deps, job, asked)}
     try:
@@ -170,7 +171,7 @@ def _parts(deps: Dependencies, job: Job, refused: LargebatchError | None = None,
 def _more_time(deps: Dependencies, job: Job, asked: str = "") -> dict[str, Any]:
     """Whether a study can go on with more time, and the minutes that it is offered."""
     is_sized = job.kind is not Kind.STUDY or (deps.settings.runs_dir / job.id / SIZED).is_file()
-    enough = [remedy.set["budget_s"] for remedy in next_steps(job).remedies if "budget_s" in remedy.set]
+    enough = [remedy.set["budget_s"] for remedy in remedies(job) if "budget_s" in remedy.set]
     minutes = (enough or [2 * job.spec.get("budget_s", 0.0)])[0] / 60
     return {"goes_on": job.state in RESUMABLE and not is_sized, "budget": asked or f"{minutes:g}"}
 

@@ -137,7 +137,12 @@ def _add_looks(router: APIRouter, kind: Kind) -> None:
     @router.get("/{job_id}/next", **named("next", kind))
     async def next_of_job(job_id: str, deps: Deps, who: Who) -> NextSteps:
         """What can be done from here on: the commands that do the same elsewhere, and after a run without the wanted result what to change."""
-        return next_steps(await deps.read(lambda: deps.visible(job_id, kind, who)))
+
+        def look() -> NextSteps:
+            job = deps.visible(job_id, kind, who)
+            return next_steps(job, has_code=deps.has_code(who, job))
+
+        return await deps.read(look)
 
 
 def say_of(deps: Dependencies, job: Job, change: JobChange, who: Principal) -> Job:

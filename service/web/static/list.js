@@ -41,5 +41,7 @@ export function listPage() {
     },
   });
   const every = Object.assign(one("#every"), { hidden: false });
+  const tell = (button, of) => Object.assign(button, { disabled: Boolean(of), title: of ? `One of the chosen is ${of}'s, who alone changes it.` : "" });
+  table.addEventListener("change", () => all("[data-changes]").forEach((button) => tell(button, one("tbody input:checked[data-of]", table)?.dataset.of)));
   every.addEventListener("change", () => all("tbody input[type=checkbox]", table).forEach((box) => { box.checked = every.checked; }));
 }

@@ -131,6 +131,14 @@ def test_code_stays_while_a_job_has_it(people: dict[str, httpx.Client]) -> None:
     job_id = submitted(ann, code).json()["id"]
     assert ann.delete(f"/v1/code/{code}").status_code == 409
     assert [job["id"] for job in ann.get(f"/v1/code/{code}").json()["used_by"]] == [job_id]
+    said = {name: people[name].get(f"/v1/runs/{job_id}/next").json()["submit_command"] for name in ("ann", "root")}
+    assert said["ann"].startswith("largebatch remote submit - ")
+    assert said["root"].startswith(f"# Its code {code[:12]} is ann's: ask for it, and send it from a folder of yours.\nlargebatch remote submit - ")
+    assert (f"--code {code}" in said["ann"], "--code FOLDER" in said["root"]) == (True, True)
+    for person in people.values():
+        person.post("/login", data={"token": person.headers["Authorization"].removeprefix("Bearer ")})
+    again = {name: f"like={job_id}" in people[name].get(f"/runs/{job_id}", headers={"Accept": "text/html"}).text for name in ("ann", "root")}
+    assert again == {"ann": True, "root": False}
     ann.post(f"/v1/runs/{job_id}/cancel")
     assert people["root"].delete(f"/v1/code/{code}").status_code == 409, "it can be resumed"
     assert ann.delete(f"/v1/runs/{job_id}").status_code == 204

@@ -56,6 +56,23 @@ def test_a_project_reads_and_its_owner_changes(people: dict[str, httpx.Client]) 
     assert people["root"].patch(f"/v1/runs/{shared}", json={"project": "speech"}).json()["project"] == "speech"
 
 
+def test_a_colleague_s_run_is_run_again_as_one_s_own(people: dict[str, httpx.Client]) -> None:
+    shared = submitted(people["ann"], set={"stop.epochs": 7})
+    for person in people.values():
+        person.post("/login", data={"token": person.headers["Authorization"].removeprefix("Bearer ")})
+
+    def page(name: str, path: str) -> str:
+        return str(people[name].get(path, headers={"Accept": "text/html"}).text)
+
+    again = f"/runs/new?like={shared}"
+    assert {name: again in page(name, f"/runs/{shared}") for name in ("ann", "bob", "eye")} == {"ann": True, "bob": True, "eye": False}
+    assert 'data-act="delete"' not in page("bob", f"/runs/{shared}")
+    assert 'name="stop.epochs" value="7"' in page("bob", again)
+    own = people["bob"].post("/runs/new", data={"recipe": "digits-lamb", "stop.epochs": "7", "do": "start"}).headers["Location"]
+    assert people["ann"].get(f"/v1{own}").json()["owner"] == "bob"
+    assert (page("bob", "/runs").count('data-of="ann"') > 0, 'data-of="bob"' in page("bob", "/runs")) == (True, False)
+
+
 def test_a_name_tags_and_notes(people: dict[str, httpx.Client]) -> None:
     job_id = submitted(people["ann"], tags=["a", "a", "b"], notes="first")
     said = people["ann"].patch(f"/v1/runs/{job_id}", json={"name": " Größe 7, the best ", "tags": ["paper"]}).json()
