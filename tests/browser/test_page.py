@@ -48,6 +48,7 @@ def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit, ser
     assert few < 100, "it grew"
     expect(page.get_by_text("Ended: completed")).to_be_visible()
     expect(page.locator("#log")).to_contain_text("test accuracy")
+    expect(page.locator("#log")).not_to_contain_text("run_id")
     page.locator("#run-plan summary").click()
     expect(page.locator("#run-plan dl")).to_contain_text("200, over 287,400 samples")
     expect(page.locator("#progress")).to_have_text("Step 200 of 200")

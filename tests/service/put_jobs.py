@@ -36,15 +36,15 @@ def put_ended(service: Service, recipe: str = "digits-small-batch", owner: str =
     return job.id
 
 
-def put_fallen(service: Service) -> str:
-    """A run that has met its target, and went on until it was far below."""
+def put_fallen(service: Service, **progress: Any) -> str:
+    """A run that has met its target, and went on until it was far below. Args: progress: what its journal here does not tell."""
     job = job_of_run(RunSubmit(recipe="digits-large-batch"), "local", SETTINGS)
     folder = service.runs_dir / job.id
     folder.mkdir()
     with Journal(folder) as journal:
         for record in (start(), evaluation(1, score=0.5), evaluation(2, score=0.97), step(3), evaluation(3, score=0.26)):
             journal.write(record)
-    ended = {"state": State.SUCCEEDED, "attempt": 1, "outcome": "reached", "progress": final_progress(job, folder)}
+    ended = {"state": State.SUCCEEDED, "attempt": 1, "outcome": "reached", "progress": {**final_progress(job, folder), **progress}}
     service.put(job.model_copy(update=ended))
     return job.id
 

@@ -67,5 +67,7 @@ def recipes() -> None:
     table = plain_table("recipe", "data", "batch", "optimizer", "what it shows")
     for name in recipe_paths():
         spec = read_spec(name)
-        table.add_row(name, spec.dataset.name or "own", str(spec.batch.global_batch_size), spec.optimizer.name, spec.description)
+        tokens = spec.batch.global_batch_tokens
+        batch = str(spec.batch.global_batch_size) if tokens is None else f"{tokens:,} tokens"
+        table.add_row(name, spec.dataset.name or "own", batch, spec.optimizer.name, spec.description)
     output().print(table)

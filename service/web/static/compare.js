@@ -95,7 +95,7 @@ async function compare() {
   const metrics = [...new Set(runs.map((run) => run.metric).filter(Boolean))];
   const split = (names) => names.flatMap((name) => (metrics.length > 1 && name.endsWith("score") ? metrics.map((of) => `${name} (${of})`) : name));
   options(one("#result"), split(RESULTS), split(["score"])[0]);
-  one('#metric [value="score"]').replaceWith(...split(["score"]).map((name) => new Option(name)));
+  if (metrics.length > 1) one('#metric [value="score"]').replaceWith(...split(["score"]).map((name, index) => new Option(name, name, false, !index)));
   const curves = () => showCurves(runs);
   const results = () => showResults(runs);
   for (const id of ["#result", "#field"]) one(id).addEventListener("change", results);

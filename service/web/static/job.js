@@ -94,7 +94,7 @@ export async function logOf(job, attempt) {
     for (;;) {
       const { next, text } = await steadily(`${pathOf(job)}/logs?attempt=${attempt}&offset=${log.offset}`, page);
       if (next <= log.offset) break;
-      place.append(text);
+      place.append(text.replace(/^\{"run_id":.*\}\n?/gm, "")); // the summary is for programs, and the page shows it
       log.offset = next;
     }
   } catch {

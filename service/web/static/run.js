@@ -9,11 +9,11 @@ const DRAW_MS = 250;
 
 // How far it is: by steps, and by training time, which ends sooner where the target is met before.
 function showProgress({ state, progress: { step, total_steps: total, training_seconds_left: left } }) {
-  one("#progress").hidden = !total;
-  if (!total) return;
-  Object.assign(one("#progress progress"), { max: total, value: step });
+  if ((one("#progress").hidden = !total)) return;
+  const isDone = state === "succeeded"; // perhaps before the last step that there might have been
+  Object.assign(one("#progress progress"), { max: total, value: isDone ? total : step });
   const time = left && !FINAL.has(state) ? `, at most ${left < 90 ? `${Math.ceil(left)} s` : `${Math.ceil(left / 60)} min`} of training left` : "";
-  one(".progress-words").textContent = `Step ${step.toLocaleString("en")} of ${total.toLocaleString("en")}${time}`;
+  one(".progress-words").textContent = `${isDone && step < total ? "Ended at step" : "Step"} ${step.toLocaleString("en")} of ${total.toLocaleString("en")}${time}`;
 }
 
 function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { kept: dual }, evaluations, start }) {

@@ -19,3 +19,8 @@ def test_a_run_that_has_fallen_says_from_where(service: Service) -> None:
         assert "It fell from its best accuracy 0.9700 at step 2 to 0.2600." in shown
     for path in (f"/runs/{job_id}", "/runs", f"/compare?run={job_id}"):
         assert 'data-cell="best_score" title="fell from its best at step 2">0.9700' in page(service, path)
+
+
+def test_a_run_that_ended_before_its_last_step_is_shown_as_ended(service: Service) -> None:
+    shown = page(service, f"/runs/{put_fallen(service, total_steps=1260)}")
+    assert ('<progress value="1260" max="1260"' in shown, "Ended at step 3 of 1,260" in shown) == (True, True)

@@ -217,6 +217,7 @@ def test_recipes_are_listed() -> None:
     assert done.exit_code == 0
     for name in recipe_paths():
         assert f"\n{name} " in done.stdout
+    assert (" tokens " in done.stdout, " None " in done.stdout) == (True, False)
 
 
 class TestCompare:
