@@ -77,7 +77,10 @@ def _without_answer(deps: Dependencies, job: Job) -> dict[str, Any]:
         return {"has_ended": has_ended, "words": []}
     failed = [trial for trial in trials if trial.state == "failed"]
     why = "" if not failed else f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}"
-    words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.", *filter(None, [why])]  # the reason stands above
+    words = [
+        f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.",
+        *filter(None, [why]),
+    ]  # the reason stands above
     return {"has_ended": False, "words": words}
 
 

@@ -34,7 +34,9 @@ from largebatch.tuning.sweep.space import find_sweep, read_sweep, sweep_paths
 app = typer.Typer()
 remote = typer.Typer(help="Runs and sweeps on a largebatch service.", no_args_is_help=True, add_completion=False)
 app.add_typer(remote, name="remote")
-Server = Annotated[str | None, typer.Option(help=f"The service, such as http://127.0.0.1:8080; a token is read from {TOKEN_VARIABLE}.", envvar="LARGEBATCH_SERVER")]
+Server = Annotated[
+    str | None, typer.Option(help=f"The service, such as http://127.0.0.1:8080; a token is read from {TOKEN_VARIABLE}.", envvar="LARGEBATCH_SERVER")
+]
 JobId = Annotated[str, typer.Argument(metavar="ID")]
 JobIds = Annotated[list[str], typer.Argument(metavar="ID...")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]

@@ -100,7 +100,11 @@ def test_a_study_that_had_too_little_time_says_how_much_is_enough() -> None:
 
 
 def test_a_study_goes_on_with_more_time_until_its_sweep_is_sized(service: Service) -> None:
-    failed = {"owner": "local", "state": State.FAILED, "reason": "InputError: --budget: 12 s hold none. Use: largebatch remote resume it --budget 7m."}
+    failed = {
+        "owner": "local",
+        "state": State.FAILED,
+        "reason": "InputError: --budget: 12 s hold none. Use: largebatch remote resume it --budget 7m.",
+    }
     job = study(budget_s=12.0).model_copy(update=failed)
     prepare(job, service.runs_dir)
     service.put(job)
