@@ -84,7 +84,8 @@ def test_begun_twice_it_runs_once(backends: Callable[[], LocalBackend], tmp_path
     time.sleep(0.3)
     assert len(started(tmp_path)) == 1
     assert seen(other, job()).presence is Presence.PRESENT
-    (tmp_path / "until").write_text("3")
+    (tmp_path / "code").write_text("3")
+    (tmp_path / "code").rename(tmp_path / "until")  # whole: the job looks every 20 ms
     wait_for(lambda: seen(other, job()).presence is Presence.ENDED, 20)
     assert seen(backend, job()) == Seen(Presence.ENDED, 3, "began")
     backend.start(job())

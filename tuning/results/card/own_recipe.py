@@ -22,7 +22,7 @@ def own_recipe(run_dir: Path) -> TrainSpec:
     if run_dir.name == REFERENCE and (folder / STUDY).is_file():
         return _studied(folder)
     trial = next((trial for trial in Ledger(folder).trials if trial.run_id == run_dir.name), None)
-    if trial is None:
+    if trial is None or not (folder / BASE).is_file():
         return run_folder.begun_spec(run_dir)
     return with_fields(_base(folder), _without(("seed",), trial.fields))
 
