@@ -191,7 +191,8 @@ def test_a_phone_shows_state_name_and_metric(browser: Browser, many: Service, sc
     visit.go("/runs")
     heads = [text for text in visit.page.locator("thead th:visible").all_inner_texts() if text.strip()]
     assert heads == ["Run", "State", "Accuracy"]
-    assert visit.page.evaluate("[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length") == 0, "a column is cut"
+    cut = "[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length"
+    assert visit.page.evaluate(cut) == 0, "a column is cut"
     context.close()
 
 
