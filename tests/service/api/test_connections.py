@@ -102,9 +102,9 @@ class TestDeadlines:
             connections = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for port in (other, taking)]
             for connection in connections:
                 connection.sendall(b"POST /v1/code HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345")
-            assert closed_after_s(connections[0]) < 3
-            closed_after_s(connections[1])
-            assert 2.9 < time.monotonic() - began < 6
+            for connection, seconds in zip(connections, (1.0, 3.0), strict=True):
+                closed_after_s(connection)
+                assert seconds - 0.1 < time.monotonic() - began < seconds + 0.8
 
     def test_requests_in_time_are_answered_however_many_and_a_half_one_after_them_is_not(self) -> None:
         with answering(Impatient) as port, socket.create_connection(("127.0.0.1", port)) as connection:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small_runs
 import torch
+from small_branches import PARTS
 from small_runs import CPU, parameters, synthetic, trained
 from torch import nn
 
@@ -36,14 +37,7 @@ from largebatch.tuning.results.findings import find
 
 NOWHERE = Path("nowhere")
 KEPT: dict[str, Any] = {"checkpoint": {"every_steps": 1, "keep": 99, "every_seconds": None}}
-USUAL: dict[str, Any] = {
-    "dataset": synthetic(84, 20, (1, 6, 6)),
-    "model": {"name": "mlp", "arguments": {"width": 8}},
-    "batch": {"global_batch_size": 8, "micro_batch_size": 8},
-    "stop": {"epochs": 5},
-    "gradient": {"noise_every_steps": 2},
-    **KEPT,
-}
+USUAL = PARTS
 OWN = {
     "batch": {"global_batch_size": 30, "micro_batch_size": 30},
     "stop": {"epochs": 8},
