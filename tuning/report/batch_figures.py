@@ -32,6 +32,8 @@ SAMPLES_SPENT = (
 )
 TIED = "\u2248 "
 """Marks a time that the seeds do not tell from the soonest."""
+AS_IT_WAS, OWN_COLOUR = "the recipe as it was", 3
+"""A study's own run of it, which no search chose."""
 MISSES_ABOVE = 0.15
 """How far above the dearest choice misses are drawn, as a share of what the axis shows."""
 NEXT_TICK = 1.5
@@ -59,6 +61,9 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         name = f"{predicted_with}, predicted before the sweep" if predicted_with else "predicted before the sweep"
         colour = len(findings.by_optimizer)
         series.append(Series(name, [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=colour))
+    if own := findings.as_it_was:
+        notes = [f"batch {own.global_batch_size:,}, learning rate {own.learning_rate:.4g}: {own.seconds:.3g}, one run"]
+        series.append(Series(AS_IT_WAS, [own.global_batch_size], [own.seconds], draws="marks", mark_size=1.3, colour=OWN_COLOUR, notes=notes))
     if len(reached) > 1:
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
@@ -135,14 +140,19 @@ def frontiers(findings: Findings) -> list[Chart]:
         notes=[f"batch {point.global_batch_size:,} with {point.optimizer}: {findings.metric.format(point.score)} after {point.seconds:.3g} s"
                for point in points],
     )  # fmt: skip
+    of_sweep = (
+        " of the sweep, of which neither the recipe as it was nor the runs to the end are" if findings.begun_from and findings.begun_from.run else ""
+    )
     best = Chart(
         "score-frontier", f"The best {name} by each moment", SECONDS, name,
         [*every, standing],
         caption=_caption(findings), log_x=True, levels=[(findings.target, f"target {findings.target:g}")],
-        meaning="Each dot is an evaluation of a run. The frontier is the best score that any of them had come to by each moment.",
+        meaning=f"Each dot is an evaluation of a run{of_sweep}. The frontier is the best score that any of them had come to by each moment.",
     )  # fmt: skip
     measured = [(optimizer, side.choices, number) for number, (optimizer, side) in sides if side.choices]
     batches = [_tagged(_of_choices(*of, unit), of[1], unit) for of in (measured if is_several else [("every batch size", findings.choices, 6)])]
+    if own := findings.as_it_was:
+        batches.append(replace(_tagged(_of_choices(AS_IT_WAS, [own], OWN_COLOUR, unit), [own], unit), mark_size=1.3))
     batches.append(_of_choices("frontier", findings.cost_frontier, colour, unit, draws))
     if len(findings.cost_frontier) > 1:
         knee = next(advice.choice for advice in findings.advice if advice.question == "knee")

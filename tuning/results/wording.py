@@ -11,6 +11,7 @@ from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.doubts import bias_in_words, times_beyond
 from largebatch.tuning.results.answers import Advice, CriticalBatch, GrowthAdvice
+from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.card.make import card_of
 from largebatch.tuning.results.card.sureness import COARSE
 from largebatch.tuning.results.findings import Findings
@@ -34,8 +35,7 @@ CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not co
 def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindings:
     """All of it, as the report, `--json` and the API have it. Args: recipe_file: where the card's recipe is written; default the run's own spec."""
     card = card_of(findings, _setting_in_words(findings), recipe_file)
-    if card.choice is not None and card.choice not in findings.choices:
-        findings = replace(findings, counts_as_it_was=True)
+    findings = as_counted_by(card, findings)
     return SweepFindings(
         card=card,
         setting=findings.setting,
@@ -87,6 +87,12 @@ def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindi
         growing=findings.growing,
         left_out={str(setting): count for setting, count in findings.other_settings.items()},
     )
+
+
+def as_counted_by(card: Card | None, findings: Findings) -> Findings:
+    """The findings among which the card's choice is: the recipe as it was counts where it is that."""
+    is_own = card is not None and card.choice is not None and card.choice not in findings.choices
+    return replace(findings, counts_as_it_was=True) if is_own else findings
 
 
 def _setting_in_words(findings: Findings) -> str:

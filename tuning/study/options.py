@@ -22,6 +22,8 @@ SOLUTION = "solution-batch-"
 """Begins the names of the folders of runs to the end."""
 PROFILE_SHARE = 0.08
 """Of a study's budget, for the profile."""
+REFERENCE_SHARE = 0.35
+"""Of a study's budget, for the recipe's own run, at most."""
 LEAST_BUDGET_S = 10.0
 """Three batch sizes, one run each, take about this long beside everything else."""
 
@@ -51,7 +53,7 @@ class StudyOptions:
     """How much of the stage is done, and what is under way."""
     profile_share: float = PROFILE_SHARE
     """Of the budget, for the profile."""
-    reference_share: float = 0.35
+    reference_share: float = REFERENCE_SHARE
     """Of the budget, for the reference run, at most."""
     optimizers: Sequence[str] = ()
     """Those that are compared, by name; empty: the recipe's alone."""

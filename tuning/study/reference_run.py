@@ -17,14 +17,16 @@ from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
-from largebatch.jobs.run.records import EvalRecord, Outcome, Record, RunSummary
+from largebatch.jobs.run.records import EvalRecord, Outcome, Record
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.files import REFERENCE
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import has_result
 from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.study.bounds import AHEAD, advised_by_part, num_steps
 from largebatch.tuning.study.options import StudyOptions
+from largebatch.tuning.study.sizing import in_minutes
 from largebatch.tuning.sweep.space import with_fields
 
 NUM_ESTIMATES = 200
@@ -57,28 +59,24 @@ def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, devi
     if not has_result(run_dir):
         fields: dict[str, float] = {"stop.max_seconds": min(share_s, limit_s)}
         # At every thirtieth step, as usual, a short run's noise scale would stand on a handful of estimates.
-        every = max(int(_steps(spec, profile, resolve_global_batch_size(spec, profile.training_set)) / NUM_ESTIMATES), 1)
+        every = max(int(num_steps(spec, profile, resolve_global_batch_size(spec, profile.training_set)) / NUM_ESTIMATES), 1)
         if spec.gradient.noise_every_steps == "auto" and every < USUAL_NOISE_EVERY:
             fields["gradient.noise_every_steps"] = every
         train_kept(prepare(with_fields(spec, fields), device, options.data_dir), run_dir, options.on_fraction)
     (run,) = collect([run_dir])
     if run.summary.outcome is Outcome.MISSED and share_s <= run.summary.training_seconds < limit_s:
         (run_dir / run_folder.SUMMARY).unlink()  # with more time it goes on from its checkpoint
-        raise _too_short(spec, profile, run.summary, options, share_s)
+        raise _too_short(spec, profile, run, options, share_s)
     return run
 
 
-def _steps(spec: TrainSpec, profile: Profile, global_batch_size: int) -> float:
-    return spec.stop.steps or (spec.stop.epochs or 0.0) * profile.num_train_samples / global_batch_size
-
-
-def _too_short(spec: TrainSpec, profile: Profile, summary: RunSummary, options: StudyOptions, share_s: float) -> InputError:
-    """The budget does not hold one run of the recipe."""
-    seconds_per_step = summary.training_seconds / summary.steps
-    whole_s = min(seconds_per_step * _steps(spec, profile, summary.global_batch_size), spec.stop.max_seconds or math.inf)
+def _too_short(spec: TrainSpec, profile: Profile, part: RunResult, options: StudyOptions, share_s: float) -> InputError:
+    """The budget does not hold one run of the recipe. Args: part: of that run."""
+    whole_s, with_sweep_s = advised_by_part(spec, profile, part, len(options.optimizers) or 1)
+    needed_s = max(AHEAD * whole_s / share_s * options.budget_s, with_sweep_s)
     return InputError(
         "--budget",
         f"{options.budget_s:g} s leave {share_s:,.0f} s for the recipe's own run, beside a sweep of others. It did not reach its target then; "
-        f"its whole length takes about {whole_s:,.0f} s.",
-        f"Use --budget {int(whole_s / share_s * options.budget_s / 60) + 1}m --resume {options.folder}: what was done is kept.",
+        f"its whole length takes about {whole_s:,.0f} s at the pace so far, and runs of the sweep may be as long.",
+        f"Use --budget {in_minutes(needed_s)} --resume {options.folder}: what was done is kept.",
     )

@@ -3,7 +3,7 @@ batch than another.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.by_samples.options import StepSize
@@ -24,6 +24,8 @@ RAY_START_S = 10.0
 MOST_TRIALS, REPEATS = 12, 3
 FEWEST_BATCHES, MOST_FINE = 3, 6
 """Sizes that are compared at least; sizes up to which they lie twice apart, and not four times."""
+FEWEST_WITH_MOMENTA = 5
+"""Sizes that two momenta are compared at, where the budget is small."""
 FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and another seed of the better."""
 USUAL_MOMENTUM = 0.9
@@ -56,11 +58,17 @@ def size_sweep(
     expected = [Expected(spec, profile, reference, own) for own in (optimizers.values() if optimizers else [profile])]
     of_reference = StepSize(reference.summary.global_batch_size, reference.summary.tokens_per_sample)
     field, momenta = (MOMENTUM, []) if optimizers else _momenta(spec, of_reference)
+    num_further = sum(own is not profile for own in (optimizers or {}).values())
     if left_s is None:
-        further = sum(own is not profile for own in (optimizers or {}).values())
-        left_s = (1 - PROFILE_SHARE - FURTHER_PROFILE_SHARE * further) * budget_s - reference.summary.wall_seconds
-    time = SweepTime(expected, budget_s, left_s - (RAY_START_S if resources.gpus_per_worker else 0.0), resources.max_searching or 1)
+        left_s = (1 - profiles_share(num_further)) * budget_s - reference.summary.wall_seconds
+    start_s = RAY_START_S if resources.gpus_per_worker else 0.0
+    time = SweepTime(expected, budget_s, left_s - start_s, resources.max_searching or 1)
     batches, momenta, num_runs = _size(profile, momenta, time)
+    if num_runs < 1:
+        needed_s = budget_for(time.of_each(batches, 1, 0) * (len(momenta) or 1), reference.summary.wall_seconds + start_s, num_further)
+        under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
+        raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
+                         f"about {needed_s:,.0f} s.", f"Use --budget {in_minutes(needed_s)}.")  # fmt: skip
     num_trials, repeats = _split(num_runs)
     has_seeds = num_trials > 1 and repeats > 0
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
@@ -175,24 +183,41 @@ def _size(profile: Profile, momenta: list[float], time: SweepTime) -> tuple[list
     fine, batches = candidates(profile, FINE), candidates(profile, COARSE)
     if len(fine) <= MOST_FINE and num_runs(fine) >= FEWEST_RUNS:
         return fine, momenta, num_runs(fine)
-    while len(batches) > FEWEST_BATCHES and num_runs(batches) < FEWEST_RUNS:
-        if len(momenta) > 1 and len(batches) <= 4:
+    while num_runs(batches) < FEWEST_RUNS:
+        if len(momenta) > 1 and len(batches) < FEWEST_WITH_MOMENTA:
             momenta = momenta[-1:]
-        else:  # the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later
-            is_last_dear = time.one_at(batches[-1]) > 2 * time.one_at(batches[0])
-            batches = batches[:-1] if is_last_dear else batches[1:]
-    if num_runs(batches) < 1:
-        sweep_s = time.of_each(batches, 1, 0) * (len(momenta) or 1)
-        needed = budget_for(sweep_s, time.budget_s - time.left_s)
-        under = f" under each of {len(time.expected)} optimizers" if len(time.expected) > 1 else ""
-        raise InputError("--budget", f"{time.budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
-                         f"about {needed:,.0f} s.", f"Use --budget {in_minutes(needed)}.")  # fmt: skip
+        elif len(batches) > FEWEST_BATCHES:
+            batches = _without_the_dearer_end(batches, time.one_at)
+        else:
+            break
     return batches, momenta, num_runs(batches)
 
 
-def budget_for(sweep_s: float, used_s: float) -> float:
-    """Seconds of a budget that holds a sweep. Args: used_s: what was used before it."""
-    return max(sweep_s / SWEEP_SHARE, (sweep_s + used_s + AFTER_S) / (1 - SOLUTIONS_SHARE - SHARPNESS_SHARE))
+def fewest_sizes(profile: Profile, seconds_at: Callable[[int], float]) -> list[int]:
+    """The batch sizes of the smallest sweep. Args: seconds_at: of a run at a batch."""
+    batches = candidates(profile, COARSE)
+    while len(batches) > FEWEST_BATCHES:
+        batches = _without_the_dearer_end(batches, seconds_at)
+    return batches
+
+
+def _without_the_dearer_end(batches: list[int], seconds_at: Callable[[int], float]) -> list[int]:
+    """The ends cost most, many steps below and many samples above; large batches are what is asked about, and go later."""
+    return batches[:-1] if seconds_at(batches[-1]) > 2 * seconds_at(batches[0]) else batches[1:]
+
+
+def profiles_share(num_further: int) -> float:
+    """Of a study's budget, for its profiles. Args: num_further: optimizers beside the recipe's."""
+    return PROFILE_SHARE + FURTHER_PROFILE_SHARE * num_further
+
+
+def budget_for(sweep_s: float, reference_s: float, num_further: int = 0) -> float:
+    """Seconds of a budget that holds a sweep, as every larger one does: beside all that profiles and solutions may use of it.
+
+    Args: reference_s: wall-clock seconds of the recipe's own run; num_further: optimizers that are compared with the recipe's.
+    """
+    others = SOLUTIONS_SHARE + SHARPNESS_SHARE + profiles_share(num_further)
+    return max(sweep_s / SWEEP_SHARE, (sweep_s + reference_s + AFTER_S) / (1 - others))
 
 
 def in_minutes(seconds: float) -> str:

@@ -36,14 +36,16 @@ def _units(sweep: SweepSpec, num_fields: int) -> Iterator[Any]:
     """Points of the unit cube, the same in every group.
 
     Quasi-random ones begin in the middle: where a budget is enough for one value, it is the one that a range was laid around. All are shifted by as
-    much, around the cube's edges, which keeps them as evenly spread (Cranley and Patterson, SIAM J. Numer. Anal. 13, 1976).
+    much, around the cube's edges, which keeps them as evenly spread (Cranley and Patterson, SIAM J. Numer. Anal. 13, 1976). The first of a Halton
+    sequence is left out: its second lies half a range away, and so would be an end of ours. Mirrored, a study's second rate is the higher one, as
+    large batches want it.
     """
     if sweep.search.method == "random":
         generator = np.random.default_rng(sweep.seed)
         return (generator.random(num_fields) for _ in itertools.count())
-    halton = Halton(num_fields, scramble=True, seed=sweep.seed)
-    shift = 0.5 - halton.random(1)[0]
-    return itertools.chain([np.full(num_fields, 0.5)], ((halton.random(1)[0] + shift) % 1.0 for _ in itertools.count()))
+    halton = Halton(num_fields, scramble=True, seed=sweep.seed).fast_forward(1)
+    shift = 0.5 + halton.random(1)[0]
+    return itertools.chain([np.full(num_fields, 0.5)], ((shift - halton.random(1)[0]) % 1.0 for _ in itertools.count()))
 
 
 class Learning:

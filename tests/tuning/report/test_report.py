@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from command_line import largebatch
-from made_runs import TARGET, made_folder, made_run
+from made_runs import BASE, TARGET, made_folder, made_run
 from playwright.sync_api import Browser, Page, expect
 
 from largebatch.jobs.errors import InputError
@@ -22,7 +22,9 @@ from largebatch.tuning.report.report import write_report
 from largebatch.tuning.report.run_figures import score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
+from largebatch.tuning.results.card.begun_from import BegunFrom
 from largebatch.tuning.results.findings import find
+from largebatch.tuning.results.wording import answer_of, as_counted_by
 from largebatch.tuning.sweep.spec import SweepSpec
 
 BATCHES = [32, 128, 512, 2048]
@@ -41,6 +43,23 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [made_run(b, seed, momentum=m, factor=1.0 if m else 1.4) for b in BATCHES for seed in range(3) for m in (0.0, 0.9)]
     extras = Extras(PROFILE, [Predicted(32, 1.0, 1.0, 1.0, 0.1)], [Miss(32, 1.3, 1.0)], words=["A word <b>& more</b>."])
     return write_report(tmp_path_factory.mktemp("report"), find(runs), extras)
+
+
+@pytest.mark.usefixtures("blank_pictures")
+@pytest.mark.parametrize("factor", [0.05, 3.0], ids=["the soonest", "not the soonest"])
+def test_the_figures_show_the_recipe_as_it_was_and_count_it_as_the_card_does(tmp_path: Path, factor: float) -> None:
+    """A study's own run of its recipe, which lies beside the sweep."""
+    own = made_run(16, factor=factor)
+    found = find([made_run(batch, seed) for batch in BATCHES for seed in range(2)], begun_from=BegunFrom(BASE, own))
+    numbers = json.loads((write_report(tmp_path, found).parent / "report.json").read_text())
+    counted = as_counted_by(answer_of(found).card, found)
+    assert counted.counts_as_it_was == (factor < 1)
+    charts = {chart.name: {series.name: series for series in chart.series} for chart in charts_of(counted, Extras())}
+    seconds = own.evaluations[-1].training_seconds
+    assert [*charts["time-to-target"]["the recipe as it was"].y] == [*charts["cost-frontier"]["the recipe as it was"].x] == [seconds]
+    assert [*charts["cost-frontier"]["frontier"].x] == [choice["seconds"] for choice in numbers["cost_frontier"]]
+    assert (seconds in charts["cost-frontier"]["frontier"].x) == (factor < 1)
+    assert "neither the recipe as it was nor the runs to the end" in (tmp_path / "report.html").read_text()
 
 
 def test_files(report: Path) -> None:

@@ -7,8 +7,12 @@ from made_runs import CRITICAL, made_profile, made_run
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
-from largebatch.tuning.study.bounds import longest_reference, refuse_endless
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.study.bounds import advised_by_part, longest_reference, refuse_endless
 from largebatch.tuning.study.sizing import size_sweep
+from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import ResourcesSpec
 
 OWN = made_profile().model_copy(update={"num_train_samples": 4096})
@@ -47,3 +51,51 @@ def test_after_the_longest_reference_run_no_sweep_fits_whatever_its_noise(critic
     assert refused
     assert longest_reference(ENDLESS, OWN, 15.0, 15.0, 1) == float("inf")
     assert longest_reference(TO_TARGET, OWN, 40.0, 2.0, 1) > 0.0, "what a slow start has left nothing for is refused by what it takes"
+
+
+SLOWER = [point.model_copy(update={"seconds_per_step": 5 * point.seconds_per_step}) for point in OWN.points]
+DISTURBED = OWN.model_copy(update={"points": [own if own.global_batch_size == 256 else slow for own, slow in zip(OWN.points, SLOWER, strict=True)]})
+"""While all batches but the recipe's were measured something else was under way."""
+
+
+def through(epochs: float, busier: float = 1.0) -> RunResult:
+    """The recipe's own run so far, which has not met its target. Args: busier: how many times a step takes as long as the profile says."""
+    run, steps = made_run(256, reaches=False), round(epochs * 4096 / 256)
+    seconds = busier * steps * OWN.seconds_per_step(256)
+    changed = {"steps": steps, "samples_seen": steps * 256, "training_seconds": seconds, "wall_seconds": seconds + 1.0, "evaluation_seconds": 0.0}
+    return replace(run, summary=run.summary.model_copy(update=changed))
+
+
+class TestAdvice:
+    """The budget that a refusal names is enough once it is given."""
+
+    @pytest.mark.parametrize("profile", [OWN, DISTURBED], ids=["quiet", "disturbed"])
+    @pytest.mark.parametrize("spec", [TO_TARGET, ENDLESS], ids=["to the target", "all epochs"])
+    def test_by_a_part_of_the_recipes_own_run(self, profile: Profile, spec: TrainSpec) -> None:
+        """Its rest is a fifth slower."""
+        whole_s, needed_s = advised_by_part(spec, profile, through(30.0), 1)
+        assert whole_s == pytest.approx(through(300.0).summary.training_seconds, rel=0.01)
+        assert longest_reference(spec, profile, needed_s, needed_s, 1) > whole_s
+        assert size_sweep(spec, profile, through(300.0, busier=1.2), needed_s, ResourcesSpec()).num_trials >= 1
+
+    def test_of_a_recipe_of_steps(self) -> None:
+        spec = with_fields(TO_TARGET, {"stop.epochs": None, "stop.steps": 4800})
+        assert advised_by_part(spec, OWN, through(30.0), 1) == pytest.approx(advised_by_part(TO_TARGET, OWN, through(30.0), 1))
+
+    @pytest.mark.parametrize("profile", [OWN, DISTURBED], ids=["quiet", "disturbed"])
+    def test_by_the_profile_alone(self, profile: Profile) -> None:
+        with pytest.raises(InputError) as refused:
+            refuse_endless(ENDLESS, profile, 120.0, 110.0, 1)
+        budget_s = 60.0 * int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
+        assert through(300.0).summary.training_seconds < 0.35 * budget_s, "else the recipe's own run is cut short"
+        assert size_sweep(ENDLESS, profile, through(300.0, busier=1.2), budget_s, ResourcesSpec()).num_trials >= 1
+
+    @pytest.mark.parametrize("factor", [1.0, 10.0, 40.0])
+    def test_of_the_smallest_sweep(self, factor: float) -> None:
+        """After a profile and a run that took less of the first budget than is counted for them of the next."""
+        run = made_run(256, factor=factor)
+        with pytest.raises(InputError, match="hold no sweep") as refused:
+            size_sweep(TO_TARGET, OWN, run, 12.0, ResourcesSpec(), left_s=0.0)
+        minutes = int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
+        for budget_s in (60.0 * minutes, 66.0 * minutes, 120.0 * minutes):
+            assert size_sweep(TO_TARGET, OWN, run, budget_s, ResourcesSpec()).num_trials >= 1

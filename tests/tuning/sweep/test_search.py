@@ -50,6 +50,7 @@ def test_quasi_random_values_begin_in_the_middle_and_are_evenly_spread(tmp_path:
     rates = [trial.fields["learning_rate.base"] for trial in Ledger(tmp_path).trials if trial.phase == "search"]
     assert rates[0] == pytest.approx(0.1, rel=1e-5)  # of 0.01 ... 1.0 on a logarithmic scale
     places = [math.log10(rate / 0.01) / 2 for rate in rates]
+    assert places[1:3] == pytest.approx([0.75, 0.25]), "a second value is not at the end of the range"
     counts = Counter(int(8 * place) for place in places)
     assert len(counts) == 8
     assert max(counts.values()) <= 3  # 2 in each, and one more where the shift cuts a part in two
