@@ -31,6 +31,7 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any], o
     module_name, colon, function_name = reference.partition(":")
     if not colon or not module_name or not function_name:
         raise SpecError(field, f"{reference!r} is not of the form package.module:function.", "Example: my_model:build.")
+    _refuse_path(field, module_name, function_name)
     add_folder(os.getcwd())
     try:
         top = module_name.partition(".")[0]
@@ -40,7 +41,7 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any], o
     except ModuleNotFoundError as error:
         hint = "Run from the folder that holds it, send it along with a job, or install it."
         if module_name.endswith(".py"):
-            hint = f"Name it without .py: {module_name.removesuffix('.py').replace('/', '.')}:{function_name}."
+            hint = f"Name it without .py: {module_name.removesuffix('.py')}:{function_name}."
         raise SpecError(field, f"module {error.name!r} is not found.", hint) from error
     except LargebatchError:
         raise
@@ -64,6 +65,19 @@ def call_entry_point(field: str, reference: str, arguments: Mapping[str, Any], o
         raise
     except ANYTHING as error:
         raise SpecError(field, f"{reference} failed: {described(error)}.", "Mend it, then try again.") from error
+
+
+def _refuse_path(field: str, module_name: str, function_name: str) -> None:
+    """Raise SpecError where a file's path stands in place of a module's name, and say which name is meant."""
+    if "/" not in module_name and os.sep not in module_name:
+        return
+    folder, path = Path.cwd(), Path(os.path.abspath(os.path.expanduser(module_name.removesuffix(".py"))))
+    is_inside = path.is_relative_to(folder)
+    name = ".".join(path.relative_to(folder).parts) if is_inside else path.name
+    without = "without .py" if module_name.endswith(".py") else "without its folder"
+    where = "Name it" if is_inside else f"Run from {path.parent}, and name it"
+    problem = f"{module_name!r} is a path, and a module is named here: it is looked for in {folder} before installed packages."
+    raise SpecError(field, problem, f"{where} {without}: {name}:{function_name}.")
 
 
 def _refuse_another(field: str, name: str) -> None:

@@ -90,7 +90,7 @@ class Client:
         try:
             files = [(added_run.PART, (name, path.read_bytes())) for name, path in added_run.files_of(run_dir).items()]
         except OSError as error:
-            raise InputError("RUN_DIR", f"{run_dir} cannot be read ({refusal(error)}).") from error
+            raise InputError(added_run.RUN_DIR, f"{run_dir} cannot be read ({refusal(error)}).") from error
         return self.request("POST", added_run.PATH, files=files)
 
     def request(self, method: str, path: str, **options: Any) -> Any:

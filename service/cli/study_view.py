@@ -90,7 +90,7 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
     Args: warm: processes of this machine, for the sweep's runs; began_s: see `StudyOptions`; show: told the report's page, before MLflow is waited
         for.
     """
-    document, console = json.loads((folder / STUDY).read_text()), Console(stderr=True)
+    document, console, after_s = json.loads((folder / STUDY).read_text()), Console(stderr=True), 0.0
     spec = TrainSpec.model_validate(document["spec"])
 
     def run_the_sweep(sweep_dir: Path, sweep: SweepSpec, base: TrainSpec) -> int:
@@ -98,7 +98,7 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
         if not (sweep_dir / SWEEP).is_file():
             begin_sweep(sweep_dir, sweep, base)
         options = SweepOptions(sweep_dir, data_dir, device, warm=warm, is_mirrored=True)
-        return run_with_view(sweep, base, num_runs, options, when_over=lambda folder: None, console=console).num_left
+        return run_with_view(sweep, base, num_runs, options, when_over=lambda folder: None, console=console, after_s=after_s).num_left
 
     def notice(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -117,7 +117,9 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
                 raise KeyboardInterrupt
 
         def on_stage(stage: Stage) -> None:
+            nonlocal after_s
             leave_if_asked()
+            after_s = stage.after_s
             if stage.number == 2:  # a study that is refused before anything was measured leaves nothing, in MLflow neither
                 mirror.follow(folder, notice)
             status.stop() if stage.name == "sweep" else status.start()

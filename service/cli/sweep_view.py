@@ -49,7 +49,8 @@ class _Standing:
 class SweepView:
     """Follows a sweep; a context manager.
 
-    Args: total: its runs, at most; rounds_s: seconds within which it begins rounds that it can do without (`budget.rounds_seconds`); clock: seconds.
+    Args: total: its runs, at most; rounds_s: seconds within which it begins rounds that it can do without (`budget.rounds_seconds`); after_s: of
+        what a study does afterwards, which is told as left, too; clock: seconds.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class SweepView:
         total: int,
         ledger: Ledger,
         rounds_s: float | None = None,
+        after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
+        self._clock, self._after_s = clock, after_s
         self._console, self._total, self._ledger, self._rounds_s = console, total, ledger, rounds_s
         self._standings = [_Standing(group_name(sweep_group)) for sweep_group in sweep_groups]
         self._has_begun, self._began_s, self._num_over_before = False, clock(), 0
@@ -126,7 +128,7 @@ class SweepView:
         left_s = elapsed_s / done * (self._total - self._num_over)
         if self._rounds_s is not None:  # a run that is under way then is not ended
             left_s = min(left_s, max(self._rounds_s - elapsed_s, elapsed_s / done))
-        return f"about {time_left(left_s)}"
+        return f"about {time_left(left_s + self._after_s)}{' of all' if self._after_s else ''}"
 
     def _draw(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0))

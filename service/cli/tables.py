@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from largebatch.jobs.run.records import RunSummary
 from largebatch.tuning.files import told_apart
 
 GAP = 2
@@ -58,6 +59,19 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
     print_rows(
         [{column: show(row) for column, show in columns.items()} for row in rows], names=("run", "optimizer"), words=("run", "optimizer", "outcome")
     )
+
+
+def print_log(text: str) -> None:
+    """What a job has printed, with a run's summary, which is JSON there, as `train` prints it."""
+    for line in text.splitlines(keepends=True):
+        try:
+            summary = RunSummary.model_validate_json(line) if line.startswith('{"run_id":') else None
+        except ValueError:
+            summary = None
+        if summary is None:
+            print(line, end="", flush=True)
+        else:
+            print_runs([summary.model_dump(mode="json")])
 
 
 def _short(field: str) -> str:

@@ -232,6 +232,12 @@ def test_runs_of_two_metrics_share_no_axis_and_are_said_not_to_be_ranked(visit: 
             page.locator(select).select_option(f"score ({metric})")
             expect(page.locator(f"{chart} .trace")).to_have_count(1)
             expect(page.locator(f"{chart.replace('#c-', '#')}-missing")).to_have_text(f"Without a score ({metric}){words}")
+    for loss, other in (("classification", "diabetes-regression"), ("mse", "digits-small-batch")):  # a cross-entropy and a squared error
+        for name in ("evaluated", "train"):
+            page.locator("#metric").select_option(label=f"{name} loss ({loss})")
+            expect(page.locator("#c-curves .trace")).to_have_count(1)
+            expect(page.locator("#curves-missing")).to_have_text(f"Without a {name} loss ({loss}) yet: {other}")
+    visit.keep("compare-losses")
     visit.refuse_barriers()
     assert visit.complaints == []
 

@@ -104,11 +104,26 @@ def test_what_cannot_be_used_is_named(reference: str, problem: str) -> None:
     assert refused.value.field.startswith("model")
 
 
-@pytest.mark.parametrize(("reference", "hint"), [("own_code.py:build", "own_code:build"), ("deeper/code.py:build", "deeper.code:build")])
+@pytest.mark.parametrize(("reference", "hint"), [
+    ("own_code.py:build", "own_code:build"), ("deeper/code.py:build", "deeper.code:build"), ("./own_code.py:build", "own_code:build"),
+    ("././deeper/../own_code.py:build", "own_code:build"),
+])  # fmt: skip
 def test_a_file_is_named_without_its_ending(reference: str, hint: str) -> None:
     with pytest.raises(SpecError) as refused:
         build(reference)
     assert refused.value.hint == f"Name it without .py: {hint}."
+
+
+def test_a_path_says_which_module_is_meant_and_where_it_is_looked_for() -> None:
+    for reference, hint in (
+        (f"{Path.cwd()}/own_code.py:build", "Name it without .py: own_code:build."),
+        ("deeper/code:build", "Name it without its folder: deeper.code:build."),
+        ("../own_code.py:build", f"Run from {Path.cwd().parent}, and name it without .py: own_code:build."),
+    ):
+        with pytest.raises(SpecError) as refused:
+            build(reference)
+        assert (refused.value.field, refused.value.hint) == ("model.entry_point", hint)
+        assert f"it is looked for in {Path.cwd()} before installed packages" in refused.value.problem
 
 
 def test_a_failure_names_the_line_that_failed() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.tasks.metric import LOSS
 from largebatch.tuning.files import told_apart
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.results.collect import collect
@@ -42,6 +43,13 @@ def _curve(name: str, runs: Sequence[RunResult]) -> Series:
     breaks = [(math.nan, math.nan)] if len(runs) > 1 else []
     points = [point for run in runs for point in (*run.curve, *breaks)]
     return Series(name, [seconds for seconds, _ in points], [score for _, score in points])
+
+
+def judged_by(result: RunResult) -> str:
+    """The metric of a run's scores; a loss with the task that it is of."""
+    settings, name = dict(result.settings), result.metric.name
+    task = next((settings[field] for field in ("task.entry_point", "task.loss", "task.name") if field in settings), "")
+    return f"{name} ({task})" if name == LOSS.name and task else name
 
 
 def on_unlike_footing(results: Sequence[RunResult]) -> str:

@@ -36,6 +36,8 @@ class Stage(NamedTuple):
     name: str
     left_s: float | None
     """Of the whole study, by what is known then; None where that is too little."""
+    after_s: float = 0.0
+    """Of what comes after the sweep, at its stage."""
 
 
 @dataclass(frozen=True)

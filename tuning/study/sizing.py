@@ -152,7 +152,7 @@ class SweepTime:
 
     def left_with(self, sweep: SweepSpec) -> float:
         """Seconds of a study from its sweep on."""
-        batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+        batches = batches_of(sweep)
         times = math.prod(len(values) for field, values in sweep.each.items() if field not in {OPTIMIZER, BATCH})
         most_s = sweep.budget.rounds_seconds
         least, most = (times * self.of_each(batches, sweep.num_trials, seeds) for seeds in (min(sweep.num_repeated, 1), sweep.num_repeated))
@@ -225,9 +225,14 @@ def in_minutes(seconds: float) -> str:
     return f"{int(seconds / 60) + 1}m"
 
 
+def batches_of(sweep: SweepSpec) -> list[int]:
+    """The batch sizes that a study's sweep compares."""
+    return [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+
+
 def what_was_chosen(sweep: SweepSpec) -> str:
     """What was chosen, for a person."""
-    batches = ", ".join(f"{batch:,}" for batch in sweep.each[BATCH] if isinstance(batch, int))
+    batches = ", ".join(f"{batch:,}" for batch in batches_of(sweep))
     momenta = "".join(
         f", {name} {' and '.join(f'{value:g}' for value in sweep.each[field] if isinstance(value, float))}"
         for field, name in ((MOMENTUM, "momentum"), (HALF_LIVES[0], "half-lives of momentum (samples)"))

@@ -39,13 +39,13 @@ from largebatch.tuning.study.conclusion import Prediction, conclude
 from largebatch.tuning.study.expected import AFTER_S, Expected, candidates
 from largebatch.tuning.study.options import PREDICTION, SIZED, STAGES, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
-from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, SweepTime, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, SweepTime, batches_of, size_sweep, what_was_chosen
 from largebatch.tuning.study.solutions import solve
 from largebatch.tuning.study.threads import choose_threads
 from largebatch.tuning.sweep.ledger import begun_sweep
 from largebatch.tuning.sweep.optimizers import optimizer_fields
 from largebatch.tuning.sweep.space import with_fields
-from largebatch.tuning.sweep.spec import BATCH, ResourcesSpec, SweepSpec
+from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 
 Kept = TypeVar("Kept", bound=BaseModel)
 Decided = TypeVar("Decided")
@@ -62,8 +62,8 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
 
     goes_on = (options.folder / PROFILE).is_file()
 
-    def begin(number: int, left_s: float | None = None) -> None:
-        options.on_stage(Stage(number, len(STAGES), STAGES[number - 1], left_s))
+    def begin(number: int, left_s: float | None = None, after_s: float = 0.0) -> None:
+        options.on_stage(Stage(number, len(STAGES), STAGES[number - 1], left_s, after_s))
 
     begin(1, None if goes_on else options.left_s)
     step_times = _kept(options.folder / PROFILE, Profile, partial(_profile_recipe, spec, options, device))
@@ -84,7 +84,7 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     predicted = attempts.attempt("the prediction", predict_it) if predicts else None
     expected = [Expected(spec, step_times, reference, own) for own in (profiles.values() or [step_times])]
     time = SweepTime(expected, options.budget_s, options.left_s, sweep.resources.max_searching or 1)
-    begin(3, time.left_with(sweep))
+    begin(3, time.left_with(sweep), time.after(batches_of(sweep)))
     options.on_notice(what_was_chosen(sweep))
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):
         return None
@@ -168,7 +168,7 @@ def _predict(spec: TrainSpec, step_times: Profile, reference: RunResult, sweep: 
     path = folder / PREDICTION
     if path.is_file():
         return [Predicted(**document) for document in json.loads(path.read_text())]
-    batches = [batch for batch in sweep.each[BATCH] if isinstance(batch, int)]
+    batches = batches_of(sweep)
     try:
         assert spec.stop.target_score is not None  # a study without a target is refused
         every = with_fields(spec, sweep.set).evaluation.every_epochs

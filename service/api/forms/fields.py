@@ -42,7 +42,7 @@ class Here(NamedTuple):
     """Where a form is filled in, and by whom."""
 
     find: Callable[[str], Job]
-    """Another job of the same kind, which the asker may see."""
+    """Another job of the same kind, for a run of any kind, which the asker may see."""
     settings: Settings
 
 

@@ -118,11 +118,12 @@ for plural in FORMS:  # before /runs/{job_id}
 
 
 def _here(form: Form, deps: Dependencies, who: Principal) -> Here:
-    """Where a form is filled in; another job of its kind is found as the run that it is, or begins from."""
+    """Where a form is filled in; another job of its kind, for a run of any, is found as the run that it is, or begins from."""
 
     def find(job_id: str) -> Job:
-        job = deps.visible(job_id, form.kind, who)
-        return job.model_copy(update={"spec": job.base}) if job.kind is Kind.STUDY else job
+        of_any = deps.store.find(job_id) if form.kind is Kind.RUN else None
+        job = deps.visible(job_id, of_any.kind if of_any and deps.sees(who, of_any) else form.kind, who)
+        return job if job.kind is Kind.RUN else job.model_copy(update={"spec": job.base})
 
     return Here(find, deps.settings)
 

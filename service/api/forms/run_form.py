@@ -1,11 +1,14 @@
 """The form of a new run: a recipe's most important fields, those of its optimizer, and a box for all others."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.by_samples.options import half_life_fields
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
+from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.recorded import is_recorded
+from largebatch.jobs.spec.text import parse_yaml
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.params import flat
 from largebatch.service.api.forms.fields import (
@@ -68,9 +71,24 @@ def like_another(typed: Typed, here: Here) -> dict[str, str]:
         raise SpecError("like", "another program's loop has trained this run: there is nothing to run again from here.", "Run that program.")
     changes = changes_of(job.recipe, job.spec)
     begins = {"like": job.id} if job.recipe is None or changes is None else {"recipe": job.recipe}
-    own = {"code": job.code} if job.code else {}
-    same = {name: NOTHING if value is None else as_text(value) for name, value in flat(changes or {}).items()}
-    return {**same, **own, **resources_of(job, here.settings), **{name: text for name, text in typed.items() if name != "like"}, **begins}
+    same = {**_as_typed(changes or {}, job), **resources_of(job, here.settings)}
+    return {**same, **{name: text for name, text in typed.items() if name != "like"}, **begins}
+
+
+def answer_as_typed(job: Job, recipe: str) -> dict[str, str]:
+    """What would be typed for a run of a card's recipe. Args: job: the sweep or study whose answer it is. Raises: SpecError."""
+    base = TrainSpec.model_validate(job.base)
+    spec = build_spec(parse_yaml(recipe, "recipe")).model_copy(update={"description": base.description}).model_dump(mode="json")
+    changes, before = changes_of(job.recipe, spec), flat(base.model_dump(mode="json"))
+    if changes is not None and job.recipe is not None:
+        return {"recipe": job.recipe, **_as_typed(changes, job)}
+    return {"like": job.id, **_as_typed({name: value for name, value in flat(spec).items() if name not in before or before[name] != value}, job)}
+
+
+def _as_typed(changes: Mapping[str, Any], job: Job) -> dict[str, str]:
+    """Changes of a spec, and a job's code."""
+    same = {name: NOTHING if value is None else as_text(value) for name, value in flat(changes).items()}
+    return {**same, **({"code": job.code} if job.code else {})}
 
 
 def fields_of(spec: TrainSpec) -> list[Field]:

@@ -1,6 +1,8 @@
 """The page of one run or sweep, the parts of it that are drawn anew when the job has moved on, and a run's way on from there."""
 
+from contextlib import suppress
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -13,6 +15,7 @@ from largebatch.jobs.run.run_folder import SUMMARY, resumed_spec
 from largebatch.jobs.spec.text import parse_yaml
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import of_validation
+from largebatch.service.api.forms.run_form import answer_as_typed
 from largebatch.service.api.forms.study_form import budget_of
 from largebatch.service.api.pages.rendering import Visitor, render
 from largebatch.service.api.requests import ResumeChanges
@@ -24,6 +27,7 @@ from largebatch.service.present.next_steps import next_steps, remedies
 from largebatch.service.present.progress import fallen, progress_of_run, read_plan
 from largebatch.service.present.run_files import files_in, plan_in_words, size_in_words, weights_in
 from largebatch.service.present.views import JobDetails, details
+from largebatch.tuning.results.whole_answer import SweepFindings
 from largebatch.tuning.study.options import SIZED
 from largebatch.tuning.sweep.in_short import in_short
 
@@ -64,9 +68,23 @@ def answer_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id
             answer = findings_of(deps, job, who.owner)
         except LargebatchError as error:
             shown["words"] = [" ".join(filter(None, (error.problem, error.hint)))]
-    can_submit = deps.may_change(who, job)
-    more_time = _more_time(deps, job)
-    return render(request, "sweep_answer.html", job=job, answer=answer, can_submit=can_submit, next=next_steps(job), **shown, **more_time)
+    shown |= {
+        "can_submit": deps.may_change(who, job),
+        "next": next_steps(job),
+        "run_here": _run_here(deps, who, job, answer),
+        **_more_time(deps, job),
+    }
+    return render(request, "sweep_answer.html", job=job, answer=answer, **shown)
+
+
+def _run_here(deps: Dependencies, who: Principal, job: Job, answer: SweepFindings | None) -> str | None:
+    """The address of the form of a run, filled in with the answer's recipe; None where there is none, or the asker cannot run it."""
+    recipe = answer.card.recipe if answer and answer.card else None
+    if recipe is None or not who.may("submit") or not deps.has_code(who, job):
+        return None
+    with suppress(LargebatchError):
+        return f"/runs/new?{urlencode(answer_as_typed(job, recipe.text))}"
+    return None
 
 
 def _without_answer(deps: Dependencies, job: Job) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from largebatch.jobs.errors import SpecError
+from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.run.journal import failure, read_records
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.streams import print_answer
@@ -17,7 +17,7 @@ from largebatch.service.cli.tables import print_runs
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import write_page
-from largebatch.tuning.report.run_figures import beside_each_other, score_curves
+from largebatch.tuning.report.run_figures import beside_each_other, judged_by, score_curves
 from largebatch.tuning.results.findings import NothingEndedError
 from largebatch.tuning.results.phrases import listed
 from largebatch.tuning.results.run_result import what_differs
@@ -48,6 +48,9 @@ def compare(
     if not results:
         raise NothingEndedError.beside(missing)
     if figure is not None:
+        if len(metrics := list(dict.fromkeys(map(judged_by, results)))) > 1:
+            hint = "Give the runs of one of them, or leave --figure out."
+            raise InputError("--figure", f"these runs are judged by {listed(metrics)}, which share no axis.", hint)
         with storage_errors(figure):
             figure.parent.mkdir(parents=True, exist_ok=True)
             WRITERS[figure.suffix](score_curves(results), figure)

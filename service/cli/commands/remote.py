@@ -23,7 +23,7 @@ from largebatch.jobs.whole_files import storage_errors, write_whole
 from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import TOKEN_VARIABLE, AsJson, seconds_of
 from largebatch.service.cli.sent_code import bundle_of
-from largebatch.service.cli.tables import output, plain_table
+from largebatch.service.cli.tables import output, plain_table, print_log
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.service.job import Kind
@@ -279,7 +279,7 @@ def _print_events(client: Client, job_id: str, kind: Kind, out: TextIO) -> int:
 def logs(job_id: JobId, server: Server = None, is_sweep: IsSweep = False, is_study: IsStudy = False) -> None:
     """Print what a job's newest attempt printed."""
     with _client(server) as client:
-        print(client.logs(_kind(is_sweep, is_study), job_id), end="")
+        print_log(client.logs(_kind(is_sweep, is_study), job_id))
 
 
 @remote.command(epilog="Example: largebatch remote cancel digits-lamb-20260101-120000-ab12cd34")

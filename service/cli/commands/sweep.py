@@ -123,15 +123,16 @@ def run_with_view(
     options: SweepOptions,
     when_over: Callable[[Path], None] = write_report,
     console: Console | None = None,
+    after_s: float = 0.0,
 ) -> SweepProgress:
     """Run what is left of a sweep, with a view of it on standard error.
 
     Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is; console: what the caller prints by, too,
-        meanwhile: lines of another would be drawn over.
+        meanwhile: lines of another would be drawn over; after_s: of what a study does afterwards.
     """
     most = "up to " if spec.budget.rounds_seconds is not None else ""
     print(f"Sweep: {options.folder}, {most}{num_runs} runs", file=sys.stderr)
-    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds) as view:
+    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds, after_s) as view:
         progress = run_sweep(spec, base, options, view.listener(), when_over)
     for failure in progress.failures:
         print(f"Failed: {failure}", file=sys.stderr)

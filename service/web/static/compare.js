@@ -6,7 +6,8 @@ import { all, fetchAnew, one, say, steadily } from "./talk.js";
 const BATCH = "batch.global_batch_size";
 const RESULTS = ["time_to_target_seconds", "steps_to_target", "score", "best_score", "train_score", "training_seconds",
   "samples_seen", "tokens_seen", "samples_per_second", "tokens_per_second", "gradient_noise_scale"];
-const partsOf = (name) => name.split(/ \(|\)/); // "score (rmse)": what, and of which metric, where runs have several: these share no axis
+const partsOf = (name) => name.split(/ \(|\)/); // "score (rmse)": what, and of which metric or loss, where runs have several: these share no axis
+const measured = (run, name) => (name.endsWith("loss") || (name.endsWith("score") && run.metric === "loss") ? run.loss : name.endsWith("score") ? run.metric : null);
 const OF_EVALUATIONS = { score: (record) => record.score, test_loss: (record) => record.scores.loss };
 
 function flat(value, path = "", into = {}) {
@@ -27,9 +28,9 @@ const hasEnded = ({ summary }) => Boolean(summary) && summary.outcome !== "stopp
 const inWords = (value) => (value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value));
 
 // What a run has come to, also one that has not ended: then as far as its curves tell.
-function resultOf({ job, metric, series: { start, steps, evaluations } }, asked) {
-  const [name, of] = partsOf(asked);
-  if (of && of !== metric) return null;
+function resultOf(run, asked) {
+  const [name, of] = partsOf(asked), { job, series: { start, steps, evaluations } } = run;
+  if (of && of !== measured(run, name)) return null;
   if (job.summary) return job.summary[name] ?? null;
   const [scores, best] = [evaluations.map((record) => record.score), start?.headline.better === "lower" ? Math.min : Math.max];
   const soFar = { ...steps.at(-1), score: scores.at(-1), best_score: scores.length ? best(...scores) : null };
@@ -50,7 +51,7 @@ function showCurves(runs) {
   const [metric, axis] = [one("#metric").value, one("#axis").value];
   const [what, of] = partsOf(metric);
   const valueOf = OF_EVALUATIONS[what] ?? ((record) => record[what]);
-  const recordsOf = (run) => (of && of !== run.metric ? [] : run.series[OF_EVALUATIONS[what] ? "evaluations" : "steps"]);
+  const recordsOf = (run) => (of && of !== measured(run, what) ? [] : run.series[OF_EVALUATIONS[what] ? "evaluations" : "steps"]);
   const name = one("#metric").selectedOptions[0].text;
   const traces = runs.map((run, index) => trace(`${run.name} (${run.optimizer})`, along(recordsOf(run), axis), recordsOf(run).map(valueOf),
     { line: { color: COLOURS[index % COLOURS.length] } }));
@@ -82,20 +83,20 @@ async function compare() {
   const rows = all("#compared tbody tr").map((row) => row.dataset);
   if (!rows.length) return;
   fetchAnew(one("#footing"));
-  const runs = await Promise.all(rows.map(async ({ id, name }) => {
+  const runs = await Promise.all(rows.map(async ({ id, name, loss }) => {
     const path = `/v1/runs/${encodeURIComponent(id)}`;
     const [job, series] = await Promise.all([steadily(path), steadily(`${path}/series`)]);
-    return { name, job, series, metric: series.start?.headline.name, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
+    return { name, job, series, loss, metric: series.start?.headline.name, optimizer: job.spec.optimizer.entry_point ?? job.spec.optimizer.name, fields: fieldsOf(job) };
   }));
   offerTokens(runs.map(({ series }) => series.start));
   const names = [...new Set(runs.flatMap(({ fields }) => Object.keys(fields)))];
   const differing = names.filter((name) => new Set(runs.map(({ fields }) => JSON.stringify(fields[name]))).size > 1);
   const options = (select, values, chosen) => select.replaceChildren(...values.map((value) => new Option(value, value, false, value === chosen)));
   options(one("#field"), differing.length ? differing : [BATCH], BATCH);
-  const metrics = [...new Set(runs.map((run) => run.metric).filter(Boolean))];
-  const split = (names) => names.flatMap((name) => (metrics.length > 1 && name.endsWith("score") ? metrics.map((of) => `${name} (${of})`) : name));
-  options(one("#result"), split(RESULTS), split(["score"])[0]);
-  if (metrics.length > 1) one('#metric [value="score"]').replaceWith(...split(["score"]).map((name, index) => new Option(name, name, false, !index)));
+  const kinds = (name) => [...new Set(runs.map((run) => measured(run, name)).filter(Boolean))];
+  const split = (name) => (kinds(name).length > 1 ? kinds(name).map((of) => ` (${of})`) : [""]);
+  options(one("#result"), RESULTS.flatMap((name) => split(name).map((of) => name + of)), `score${split("score")[0]}`);
+  for (const option of [...one("#metric").options]) option.replaceWith(...split(option.value).map((of) => new Option(option.text + of, option.value + of)));
   const curves = () => showCurves(runs);
   const results = () => showResults(runs);
   for (const id of ["#result", "#field"]) one(id).addEventListener("change", results);

@@ -42,7 +42,8 @@ def test_a_run_from_submit_to_delete(service: Service, tmp_path: Path) -> None:
     assert " 1437 " in row, "as many as the training set has, once that is known"
     assert json.loads(remote(service, "show", job_id))["state"] == "succeeded"
     assert json.loads(remote(service, "list", "--json", "--state", "succeeded"))["items"][0]["id"] == job_id
-    assert "test accuracy" in remote(service, "logs", job_id)
+    log = remote(service, "logs", job_id)
+    assert ("test accuracy" in log, "outcome  steps" in log, '{"run_id"' in log) == (True, True, False), "the summary is a table, as `train` has it"
     advised = remote(service, "next", job_id)
     assert f"largebatch remote resume {job_id} --set stop.epochs=2.0\n# The same once more:\nlargebatch remote submit digits-small-batch" in advised
     folder = tmp_path / "made" / "here"
@@ -91,9 +92,11 @@ def test_a_run_that_was_trained_elsewhere_is_added(service: Service, tmp_path: P
     assert [line.split()[2] for line in remote(service, "list").splitlines() if line.startswith(job_id)] == ["succeeded"]
     assert remote(service, "next", job_id) == "# Another program's loop has trained it: run that.\n"
     (tmp_path / "records.jsonl").symlink_to(recorder.run_dir / "records.jsonl")
-    for folder, problem in ((tmp_path / "nothing", "it has no spec.json"), (tmp_path, "is a link")):
-        with pytest.raises(InputError, match=problem):
-            remote(service, "add", folder)
+    (tmp_path / "empty").mkdir()
+    wrong = {"nothing": "nothing is not a folder", "empty": "empty is not a run's folder: it has no spec.json", "": "is a link"}
+    for folder, problem in wrong.items():
+        with pytest.raises(InputError, match=f"^RUN_DIR: .*{problem}"):  # what was typed
+            remote(service, "add", tmp_path / folder)
 
 
 @pytest.mark.parametrize("name", ["../up", "/etc/x", "a/../../up"])
@@ -240,9 +243,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("--runs-dir", str(tmp_path))
-    assert "revision 0006 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert "revision 0007 (was empty)" in run("db", "upgrade", *runs).stdout
     _, out, _ = said(capsys, "db", "upgrade", *runs)
-    assert out.strip().endswith("revision 0006.")
+    assert out.strip().endswith("revision 0007.")
     _, out, err = said(capsys, "token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
     assert out.startswith("lb_")
     assert "shown only now" in err

@@ -50,12 +50,16 @@ def test_the_table_fits_a_terminal_and_its_best_is_the_answers(tmp_path: Path) -
     assert best["batch 1024, momentum 0.9"] == ["2", "2"], "runs, and failed ones"
 
 
-@pytest.mark.parametrize(("rounds_s", "told"), [(None, "about 9:50 left"), (60.0, "about 0:50 left"), (5.0, "about 0:10 left")])
-def test_the_time_left_keeps_within_that_of_the_rounds(tmp_path: Path, rounds_s: float | None, told: str) -> None:
-    """One run of sixty is over after ten seconds."""
+@pytest.mark.parametrize(
+    ("rounds_s", "after_s", "told"),
+    [(None, 0.0, "about 9:50 left"), (60.0, 0.0, "about 0:50 left"), (5.0, 0.0, "about 0:10 left"), (60.0, 90.0, "about 2:20 left of all")],
+)
+def test_the_time_left_keeps_within_that_of_the_rounds(tmp_path: Path, rounds_s: float | None, after_s: float, told: str) -> None:
+    """One run of sixty is over after ten seconds; of a study's sweep, what comes after it is left, too."""
     spec, now_s = sweep(), 100.0
     screen = io.StringIO()
-    with Ledger(tmp_path) as ledger, SweepView(Console(file=screen, width=200), groups(spec), 60, ledger, rounds_s, clock=lambda: now_s) as view:
+    console = Console(file=screen, width=200)
+    with Ledger(tmp_path) as ledger, SweepView(console, groups(spec), 60, ledger, rounds_s, after_s, clock=lambda: now_s) as view:
         trial = begin(Search(spec, BASE, ledger))
         view.listener().on_begin(trial)
         now_s += 10.0

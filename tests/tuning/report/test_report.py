@@ -227,6 +227,27 @@ def test_a_half_finished_folder_gives_a_report_that_says_what_is_missing(tmp_pat
         largebatch("advise", tmp_path / "runs")
 
 
+def test_a_figure_of_scores_that_share_no_axis_is_refused(tmp_path: Path) -> None:
+    """Different metrics, and losses of different tasks, whose metric has one name."""
+    digits, other = made_folder(tmp_path, 32), made_folder(tmp_path, 128)
+    figure = tmp_path / "figure.html"
+
+    def judge(folder: Path, task: dict[str, str], metric: str) -> None:
+        spec = json.loads((folder / run_folder.SPEC).read_text())
+        (folder / run_folder.SPEC).write_text(json.dumps({**spec, "task": task, "stop": {"epochs": 1.0, "target": {"metric": metric, "value": 1.0}}}))
+        summary = json.loads((folder / run_folder.SUMMARY).read_text())
+        (folder / run_folder.SUMMARY).write_text(json.dumps({**summary, "headline": {"name": metric, "better": "lower"}}))
+
+    judge(other, {"name": "regression"}, "rmse")
+    for words in ("accuracy and rmse", r"loss \(classification\) and loss \(mse\)"):
+        with pytest.raises(InputError, match=f"--figure: these runs are judged by {words}, which share no axis"):
+            largebatch("compare", digits, other, "--figure", figure)
+        assert not figure.exists()
+        judge(digits, {"name": "classification"}, "loss")
+        judge(other, {"name": "regression"}, "loss")
+    assert "outcome" in largebatch("compare", digits, other).stdout, "a table has no axis"
+
+
 def test_a_sweep_that_was_cut_short_says_how_many_runs_are_missing(tmp_path: Path) -> None:
     sweep = SweepSpec.model_validate({"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 128, 512]}, "repeats": 2})
     write_text(tmp_path / "sweep.json", sweep.model_dump_json())
