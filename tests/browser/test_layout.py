@@ -1,10 +1,11 @@
 """Pages that keep still while they come, and figures whose numbers can be read, in a real Chromium."""
 
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from put_jobs import put_ended, put_sweep
+from put_jobs import put_ended, put_short_study, put_sweep
 from servers import Service
 from sweep_folders import write_grid
 from visits import PATIENCE_MS, Visit
@@ -90,3 +91,25 @@ def test_comparing_names_runs_as_their_owner_did_and_fits_a_phone(visit: Visit, 
     cut = "[...document.querySelectorAll('#compared td, .legendtext')].filter((e) => e.getBoundingClientRect().right > innerWidth).length"
     assert page.evaluate(cut) == 0
     visit.refuse_barriers()
+
+
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
+def test_what_is_offered_after_a_study_or_a_sweep_fits(
+    visit: Visit, service: Service, ended: tuple[str, str], scheme: Literal["light", "dark"]
+) -> None:
+    """The form that gives a study more time, the card with its recipe to run, and two runs compared."""
+    run, sweep = ended
+    other, study = put_ended(service, **{"stop.epochs": 2, "batch.global_batch_size": 256}), put_short_study(service)
+    page = visit.page
+    page.emulate_media(color_scheme=scheme)
+    for name, path, shown in (
+        ("study-resume", f"/studies/{study}", "#budget"),
+        ("card", f"/sweeps/{sweep}", ".answer-card .here"),
+        ("compare", f"/compare?run={run}&run={other}", "#c-fields .point"),
+    ):
+        visit.go(path)
+        expect(page.locator(shown).first).to_be_visible()
+        page.wait_for_load_state("networkidle")
+        visit.keep(f"{name}-{scheme}-{page.viewport_size['width']}" if page.viewport_size else name)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+        visit.refuse_barriers()

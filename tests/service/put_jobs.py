@@ -14,7 +14,8 @@ from sweep_folders import write_sweep
 from largebatch.jobs.job import prepare
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, job_of_sweep
+from largebatch.service.api.requests import RunSubmit, StudySubmit, SweepSubmit, job_of_run, job_of_study, job_of_sweep
+from largebatch.service.backends.base import prepare as prepare_folder
 from largebatch.service.job import State
 from largebatch.service.present.progress import final_progress
 from largebatch.service.settings import Settings
@@ -46,6 +47,16 @@ def put_fallen(service: Service, **progress: Any) -> str:
             journal.write(record)
     ended = {"state": State.SUCCEEDED, "attempt": 1, "outcome": "reached", "progress": {**final_progress(job, folder), **progress}}
     service.put(job.model_copy(update=ended))
+    return job.id
+
+
+def put_short_study(service: Service) -> str:
+    """A study that had too little time."""
+    job = job_of_study(StudySubmit(recipe="digits-small-batch", budget_s=12.0), "local", SETTINGS)
+    reason = f"InputError: --budget: 12 s hold no sweep of this recipe. Use: largebatch remote resume {job.id} --budget 7m."
+    job = job.model_copy(update={"state": State.FAILED, "attempt": 1, "reason": reason})
+    prepare_folder(job, service.runs_dir)
+    service.put(job)
     return job.id
 
 

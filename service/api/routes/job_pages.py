@@ -68,13 +68,8 @@ def answer_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id
             answer = findings_of(deps, job, who.owner)
         except LargebatchError as error:
             shown["words"] = [" ".join(filter(None, (error.problem, error.hint)))]
-    shown |= {
-        "can_submit": deps.may_change(who, job),
-        "next": next_steps(job),
-        "run_here": _run_here(deps, who, job, answer),
-        **_more_time(deps, job),
-    }
-    return render(request, "sweep_answer.html", job=job, answer=answer, **shown)
+    shown |= {"can_submit": deps.may_change(who, job), "next": next_steps(job), "run_here": _run_here(deps, who, job, answer)}
+    return render(request, "sweep_answer.html", job=job, answer=answer, **shown, **_more_time(deps, job))
 
 
 def _run_here(deps: Dependencies, who: Principal, job: Job, answer: SweepFindings | None) -> str | None:

@@ -1,18 +1,25 @@
 """Studies as jobs: what is asked for, what its command is given, how far it is, and what it says; and a sweep that waits."""
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import httpx
 import pytest
+import yaml
 from command_line import largebatch
 from servers import NO_TLS, Service, serving
 from sweep_folders import write_sweep
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.spec.read import read_spec
-from largebatch.service.api.requests import StudySubmit, job_of_study
+from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.service.api.forms.fields import Here
+from largebatch.service.api.forms.run_form import answer_as_typed, run_submission
+from largebatch.service.api.requests import RunSubmit, StudySubmit, job_of_run, job_of_study
 from largebatch.service.backends.base import job_arguments, prepare
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.commands import as_a_service_says_it
@@ -20,6 +27,7 @@ from largebatch.service.present.next_steps import next_steps
 from largebatch.service.present.progress import read_progress
 from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.ledger import begin_sweep
+from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.spec import SweepSpec
 
 OPTIONS = ("--max-running-per-owner", "0")
@@ -167,6 +175,45 @@ def test_what_the_network_sees_of_a_study(service: Service) -> None:
         asked = http.get(f"/v1{sent.headers['Location']}").json()["spec"]
         assert (sent.status_code, asked) == (303, {"budget_s": 600.0, "optimizers": ["sgd", "lamb"]})
         assert accepted.json()["kind"] == Kind.STUDY
+
+
+@pytest.mark.parametrize("is_own", [False, True], ids=["of a recipe", "of a file"])
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb"])
+def test_an_answers_recipe_is_typed_whole_into_the_form_of_a_run(is_own: bool, optimizer: str) -> None:
+    """Under another optimizer, too, whose options are not those of the study's recipe."""
+    base = read_spec("digits-small-batch", ["optimizer.momentum=0.8", "optimizer.weight_decay=0.01", "stop.epochs=7"])
+    asked: dict[str, Any] = {"recipe": None, "spec": base.model_dump(mode="json", exclude_defaults=True)}
+    job = study(**(asked if is_own else {"set": {"optimizer.momentum": 0.8, "optimizer.weight_decay": 0.01, "stop.epochs": 7}}))
+    chosen = {"batch.global_batch_size": 64, "optimizer.name": optimizer, "learning_rate.base": 0.025, "learning_rate.scaling": "none"}
+    wanted = with_fields(TrainSpec.model_validate(job.base), chosen)
+    card = {
+        **wanted.model_dump(mode="json", exclude_defaults=True),
+        "optimizer": wanted.optimizer.model_dump(mode="json"),
+        "description": "Batch 64: 1 s.",
+    }
+    typed = answer_as_typed(job, yaml.safe_dump(card))
+    assert ("like" in typed) is is_own
+    here = Here(lambda job_id: job.model_copy(update={"spec": job.base}), Settings(cpus=2.0))
+    asked_for = RunSubmit.model_validate(run_submission(typed, here))
+    assert TrainSpec.model_validate(job_of_run(asked_for, "ann", Settings(cpus=2.0)).spec) == wanted
+
+
+def test_an_answer_leads_to_the_form_of_its_run(service: Service) -> None:
+    job = study(budget_s=600.0).model_copy(update={"owner": "local", "state": State.SUCCEEDED, "attempt": 1})
+    prepare(job, service.runs_dir)
+    write_sweep(service.runs_dir / job.id / "sweep", job.base)
+    service.put(job)
+    with httpx.Client(base_url=service.url, timeout=60, headers={"Accept": "text/html"}) as http:
+        card = http.get(f"/studies/{job.id}/parts/answer").text
+        (address,) = re.findall(r'<a class="here" href="([^"]+)">Run it here</a>', card)
+        form = http.get(html.unescape(address))
+        assert (form.status_code, 'name="batch.global_batch_size" value="64"' in form.text) == (200, True)
+        typed = dict(parse_qsl(urlsplit(html.unescape(address)).query))
+        sent = http.post("/runs/new", data={**typed, "do": "start"})
+        assert sent.status_code == 303, sent.text
+        run = http.get(f"/v1{sent.headers['Location']}").json()
+        assert (run["recipe"], run["spec"]["batch"]["global_batch_size"], run["spec"]["learning_rate"]["base"]) == ("digits-small-batch", 64, 0.1)
+        assert http.get(f"/runs/new?like={job.id}").status_code == 200, "a run may begin from a study"
 
 
 def test_what_a_sweep_has_not_yet_is_no_missing_page(service: Service) -> None:
