@@ -186,12 +186,8 @@ def test_an_answers_recipe_is_typed_whole_into_the_form_of_a_run(is_own: bool, o
     job = study(**(asked if is_own else {"set": {"optimizer.momentum": 0.8, "optimizer.weight_decay": 0.01, "stop.epochs": 7}}))
     chosen = {"batch.global_batch_size": 64, "optimizer.name": optimizer, "learning_rate.base": 0.025, "learning_rate.scaling": "none"}
     wanted = with_fields(TrainSpec.model_validate(job.base), chosen)
-    card = {
-        **wanted.model_dump(mode="json", exclude_defaults=True),
-        "optimizer": wanted.optimizer.model_dump(mode="json"),
-        "description": "Batch 64: 1 s.",
-    }
-    typed = answer_as_typed(job, yaml.safe_dump(card))
+    card = {**wanted.model_dump(mode="json", exclude_defaults=True), "optimizer": wanted.optimizer.model_dump(mode="json")}
+    typed = answer_as_typed(job, yaml.safe_dump({**card, "description": "Batch 64 with sgd: 1 s."}))
     assert ("like" in typed) is is_own
     here = Here(lambda job_id: job.model_copy(update={"spec": job.base}), Settings(cpus=2.0))
     asked_for = RunSubmit.model_validate(run_submission(typed, here))
