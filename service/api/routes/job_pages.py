@@ -77,7 +77,7 @@ def _run_here(deps: Dependencies, who: Principal, job: Job, answer: SweepFinding
     recipe = answer.card.recipe if answer and answer.card else None
     if recipe is None or not who.may("submit") or not deps.has_code(who, job):
         return None
-    with suppress(LargebatchError):
+    with suppress(LargebatchError, ValueError):  # an earlier version's spec may not be one any more
         return f"/runs/new?{urlencode(answer_as_typed(job, recipe.text))}"
     return None
 
