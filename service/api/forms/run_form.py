@@ -1,6 +1,5 @@
 """The form of a new run: a recipe's most important fields, those of its optimizer, and a box for all others."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import SpecError, nearest
@@ -85,7 +84,7 @@ def answer_as_typed(job: Job, recipe: str) -> dict[str, str]:
     return {"like": job.id, **_as_typed({name: value for name, value in flat(spec).items() if name not in before or before[name] != value}, job)}
 
 
-def _as_typed(changes: Mapping[str, Any], job: Job) -> dict[str, str]:
+def _as_typed(changes: dict[str, Any], job: Job) -> dict[str, str]:
     """Changes of a spec, and a job's code."""
     same = {name: NOTHING if value is None else as_text(value) for name, value in flat(changes).items()}
     return {**same, **({"code": job.code} if job.code else {})}
