@@ -113,3 +113,5 @@ def test_what_is_offered_after_a_study_or_a_sweep_fits(
         visit.keep(f"{name}-{scheme}-{page.viewport_size['width']}" if page.viewport_size else name)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         visit.refuse_barriers()
+    expect(page.locator("#c-fields .xtick text")).to_have_text(["32", "256"])
+    assert max(badge.bounding_box()["width"] for badge in page.locator("#compared .state").all()) < 150, "as long as its word"

@@ -39,12 +39,12 @@ function resultOf(run, asked) {
 
 // Numbers stand where they are; where one of the values is none (a name, a list, nothing), or all are one, each value has a place of its own.
 function axisOf(values) {
-  if (new Set(values).size > 1 && values.every((value) => typeof value === "number")) {
-    const isLog = values.every((value) => value > 0);
-    return { x: values, xaxis: { type: isLog ? "log" : "linear" } };
+  const distinct = [...new Set(values)]; // a few are the axis's numbers themselves: of a logarithmic one plotly's own are hard to read
+  if (distinct.length > 1 && values.every((value) => typeof value === "number")) {
+    return { x: values, xaxis: { type: values.every((value) => value > 0) ? "log" : "linear", ...(distinct.length <= 8 && { tickmode: "array", tickvals: distinct, ticktext: distinct.map(inWords) }) } };
   }
   const order = (a, b) => (typeof a === "number" && typeof b === "number" ? a - b : typeof a === "number" ? -1 : typeof b === "number" ? 1 : 0);
-  return { x: values.map(inWords), xaxis: { type: "category", categoryorder: "array", categoryarray: [...new Set([...values].sort(order).map(inWords))] } };
+  return { x: values.map(inWords), xaxis: { type: "category", categoryorder: "array", categoryarray: [...new Set(distinct.sort(order).map(inWords))] } };
 }
 
 function showCurves(runs) {
