@@ -238,13 +238,14 @@ def test_a_figure_of_scores_that_share_no_axis_is_refused(tmp_path: Path) -> Non
         summary = json.loads((folder / run_folder.SUMMARY).read_text())
         (folder / run_folder.SUMMARY).write_text(json.dumps({**summary, "headline": {"name": metric, "better": "lower"}}))
 
-    judge(other, {"name": "regression"}, "rmse")
+    mse = {"name": "regression", "loss": "mse"}
+    judge(other, mse, "rmse")
     for words in ("accuracy and rmse", r"loss \(classification\) and loss \(mse\)"):
         with pytest.raises(InputError, match=f"--figure: these runs are judged by {words}, which share no axis"):
             largebatch("compare", digits, other, "--figure", figure)
         assert not figure.exists()
         judge(digits, {"name": "classification"}, "loss")
-        judge(other, {"name": "regression"}, "loss")
+        judge(other, mse, "loss")
     assert "outcome" in largebatch("compare", digits, other).stdout, "a table has no axis"
 
 
