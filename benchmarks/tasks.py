@@ -22,7 +22,6 @@ from torch.nn import functional
 from torch.optim import AdamW
 from torch.profiler import ProfilerActivity, profile
 
-from largebatch.jobs.data.trees import rows
 from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.ranks.all_reduce import AllReduce
 from largebatch.jobs.engine.ranks.buffers import Buffers
@@ -34,7 +33,9 @@ from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.models.transformer import decoder
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import rows
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.contrastive import Contrastive

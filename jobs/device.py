@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample, blank_pass
 from largebatch.jobs.errors import PlanError, SpecError
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.data.same_data import refuse_other_workers_data
 from largebatch.jobs.engine.core_wait import CoreWait, in_words
@@ -39,6 +38,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal, NoJournal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import Outcome, RunSummary
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.contrastive import CoupledTask
 

@@ -20,13 +20,13 @@ from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.errors import CodeError, InputError, LargebatchError
 from largebatch.jobs.plan.describe import chosen_on_test_in_words, nothing_left_in_words, unread_in_words
 from largebatch.jobs.plan.notices import averages_and_decays_in_words, never_met_in_words
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import FAILED, EndRecord, Headline, NoticeRecord, Outcome, Record, RunSummary, StartRecord
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.whole_files import write_text, write_whole
 
 

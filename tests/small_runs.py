@@ -22,7 +22,6 @@ from largebatch.jobs.models.norms.last_steps import LastSteps
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint
@@ -30,6 +29,7 @@ from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import NoticeRecord, RunSummary, StartRecord, StepRecord
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import ReductionSpec
 from largebatch.jobs.tasks.base import Task

@@ -5,11 +5,10 @@ import re
 import statistics
 import sys
 import tomllib
-from collections import Counter
+from collections import Counter, defaultdict
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("service", "tuning", "jobs")
@@ -80,47 +79,15 @@ def test_imports_go_down() -> None:
 
 
 def test_no_import_goes_in_a_circle() -> None:
-    edges = {name: imports(path) & MODULES.keys() for name, path in MODULES.items()}
-    done: set[str] = set()
-
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
-        if name not in done:
-            for below in edges[name]:
-                visit(below, (*trail, name))
-            done.add(name)
-
-    for name in MODULES:
-        visit(name, ())
-
-
-IN_CIRCLES = {
-    "jobs": {
-        ("data", "plan"), ("data", "spec"), ("data", "tasks"), ("plan", "spec"), ("spec", "tasks"), ("tasks", "data"), ("tasks", "plan"),
-    },
-    "tuning": set(),
-}  # fmt: skip
-"""Arrows between rooms that lie in a circle of rooms, though of no files: by `Slice`, and by the config of a task. None is to come."""
-
-
-@pytest.mark.parametrize("package", IN_CIRCLES)
-def test_no_more_rooms_import_each_other(package: str) -> None:
-    rooms = {path.name for path in (ROOT / package).iterdir() if (path / "__init__.py").is_file()}
-    arrows = {
-        (name.split(".")[2], module.split(".")[2])
-        for name, path in MODULES.items()
-        for module in imports(path) & MODULES.keys()
-        if name.startswith(f"largebatch.{package}.") and module.startswith(f"largebatch.{package}.")
-    }
-    below = {room: {other for one, other in arrows if one == room and other in rooms} for room in rooms}
-
-    def reached(room: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
-        for other in below[room] - seen:
-            seen = reached(other, seen | {other})
-        return seen
-
-    in_circles = {(one, other) for one, others in below.items() for other in others if one != other and one in reached(other)}
-    assert in_circles == IN_CIRCLES[package]
+    """Neither of files nor of packages: what lies beside each other in a package, at any depth, has an order from the bottom up."""
+    below: dict[tuple[str, ...], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for name, path in MODULES.items():
+        for module in imports(path) & MODULES.keys():
+            one, other = ((*dotted.split("."), "__init__") for dotted in (name, module))
+            depth = next(place for place, (part, others) in enumerate(zip(one, other, strict=False)) if part != others)
+            below[one[:depth]][one[depth]].add(other[depth])
+    for arrows in below.values():
+        TopologicalSorter(arrows).prepare()  # raises CycleError, with the circle
 
 
 def test_jobs_import_little_at_the_top() -> None:

@@ -1,1 +1,1 @@
-"""Data sets, the order of samples, augmentation, and batches on the device."""
+"""Reads data sets, and makes batches of them: sources, augmentation, processes that read ahead, what tells one set of data from another."""

@@ -6,7 +6,7 @@ Letters: N samples, C channels, H rows, W columns.
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.keyed_random import integers, key, uniform
+from largebatch.jobs.samples.keyed_random import integers, key, uniform
 from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.augment import augment, augments
-from largebatch.jobs.data.dataset import Dataset, Held, Tensors
-from largebatch.jobs.data.keyed_random import sample_order
-from largebatch.jobs.data.trees import Tree, map_first, map_leaves
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset, Held, Tensors
+from largebatch.jobs.samples.keyed_random import sample_order
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, map_first, map_leaves
 from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 

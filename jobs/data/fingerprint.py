@@ -18,11 +18,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset, Held, Tensors
-from largebatch.jobs.data.keyed_random import key, own_draws, uniform
 from largebatch.jobs.data.loaders import SeededSamples
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.samples.dataset import Dataset, Held, Tensors
+from largebatch.jobs.samples.keyed_random import key, own_draws, uniform
+from largebatch.jobs.samples.trees import Tree, leaves, map_leaves
 
 HELD_POSITIONS, READ_POSITIONS = 64, 8
 """Samples that are looked at one by one: of a part held in memory, and of one that is read sample by sample."""

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from largebatch.jobs.data.batches import normalisation_of, on_device
-from largebatch.jobs.data.dataset import Dataset, Held
-from largebatch.jobs.data.keyed_random import key, sample_order, seed_all_draws
+from largebatch.jobs.data.read_sample import SampleForm, read_sample, refuse_other_form
 from largebatch.jobs.data.reading import NO_ASKING, Patience, ReadingProcesses, leave_the_terminal_to_the_trainer, shared
-from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form
-from largebatch.jobs.data.trees import Tree, joined, map_leaves, num_samples, rows
 from largebatch.jobs.errors import LargebatchError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset, Held
+from largebatch.jobs.samples.keyed_random import key, sample_order, seed_all_draws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, joined, map_leaves, num_samples, rows
 
 CHUNK = 32
 """Samples that a loader process hands over at a time."""

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.errors import FaultError
+from largebatch.jobs.samples.trees import Tree, leaves, map_leaves
 
 DIES_WITHIN_S = 2.0
 """What a process sent last can fail to arrive shortly before the process is known to be dead."""

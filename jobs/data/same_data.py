@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from largebatch.jobs.data.dataset import Dataset, Held
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, PartFingerprint, SampleFingerprint, Sketch, fingerprint_sample, read_fingerprint
-from largebatch.jobs.data.keyed_random import own_draws
 from largebatch.jobs.errors import DataError
+from largebatch.jobs.samples.dataset import Dataset, Held
+from largebatch.jobs.samples.keyed_random import own_draws
 
 FIELD = "dataset"
 HOW = "Seed the split and sort file lists and class names, so that every process loads the same"

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.data.dataset import EvaluatedOn
 from largebatch.jobs.engine.evaluation.evaluate import Scores
 from largebatch.jobs.engine.evaluation.norms_at_average import settle_norms
 from largebatch.jobs.engine.state import TrainState
@@ -15,6 +14,7 @@ from largebatch.jobs.optim.saved_state import parameter_names
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
+from largebatch.jobs.samples.dataset import EvaluatedOn
 
 
 class Tracker(Protocol):

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.data.trees import Tree, map_leaves
 from largebatch.jobs.errors import DataError, DivergedError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, map_leaves
 
 HUGE = 1e18
 """Numbers beyond this leave float32 where their squares are added up."""

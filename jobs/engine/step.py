@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from torch import nn
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.gradient.accumulate import Measured, accumulate
 from largebatch.jobs.engine.noise_scale import estimate, estimate_by_samples, estimate_in_dual_norm
 from largebatch.jobs.engine.non_finite import FiniteBatches, diverged, non_finite_error, non_finite_gradient
@@ -27,6 +26,7 @@ from largebatch.jobs.plan.learning_rate import adascale_gain
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.samples.keyed_random import sample_order
 
 
 def optimizer_step(state: TrainState, plan: TrainPlan, step: StepPlan, batches: Batches, notify: Callable[[str], None]) -> StepRecord:

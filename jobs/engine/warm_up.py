@@ -14,12 +14,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from largebatch.jobs.data.batches import in_channels_last
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves
 from largebatch.jobs.engine.gradient.activation_checkpointing import blocks_called_by, run_again
 from largebatch.jobs.engine.gradient.precision import in_precision
-from largebatch.jobs.engine.model_check.passes import errors_in_words, failure
+from largebatch.jobs.engine.model_errors import errors_in_words, failure
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.state import TrainState
@@ -31,8 +28,12 @@ from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_k
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate
 from largebatch.jobs.optim.split.heads import layers_seen
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, cut_sequences, map_leaves
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.outputs import tensors_of

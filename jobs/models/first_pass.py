@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.modes import modes_kept, without_gradient
 from largebatch.jobs.models.snapshot import differ, restored
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.trees import Tree, leaves, map_leaves
 from largebatch.jobs.tasks.outputs import tensors_of
 
 Call = Callable[..., Any]

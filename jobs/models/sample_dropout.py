@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.keyed_random import bits, key, streams
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.keyed_random import bits, key, streams
+from largebatch.jobs.samples.slice import Slice
 
 LEADING: dict[tuple[str, str], int | None] = {
     ("torch.nn.modules.dropout", "Dropout"): None,

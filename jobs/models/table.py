@@ -9,9 +9,6 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.keyed_random import key, own_draws, seed_all_draws, seed_draws
-from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models import keskar, small, transformer
@@ -22,6 +19,9 @@ from largebatch.jobs.models.libraries.from_transformers import TRANSFORMERS, tra
 from largebatch.jobs.models.parameters import refuse_parameters, unfold_buffers
 from largebatch.jobs.models.towers.clip import TwoTowers
 from largebatch.jobs.models.towers.simclr import SimCLR
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.keyed_random import key, own_draws, seed_all_draws, seed_draws
+from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.spec.mistakes import refuse_unknown_arguments
 from largebatch.jobs.spec.model_and_data import ModelSpec
 

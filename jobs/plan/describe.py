@@ -8,8 +8,9 @@ from torch import nn
 from largebatch.jobs.optim.by_samples.options import TIME_SCALE
 from largebatch.jobs.plan.notices import averages_and_decays_in_words, never_met_in_words
 from largebatch.jobs.plan.phases import phases_of
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
 CURVE_POINTS = 60

@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.slice import Slice
 
 
 class Phase(NamedTuple):

@@ -14,7 +14,8 @@ from itertools import islice
 from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.plan.batch_schedule import Milestone, followed_multiple, milestones
 from largebatch.jobs.plan.learning_rate import FOLLOWS, RatePhase, ScaledRate, of_second_phase, scale
-from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
+from largebatch.jobs.plan.step_plan import Position, StepPlan
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 USUAL_NOISE_EVERY = 30

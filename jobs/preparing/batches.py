@@ -4,12 +4,12 @@ import itertools
 from typing import Any
 
 from largebatch.jobs.data.batches import Batches, DeviceBatches
-from largebatch.jobs.data.dataset import Held
 from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.reading import NO_ASKING, Patience
 from largebatch.jobs.engine.evaluation.forward import evaluation_share
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.preparing.prepared import Prepared
+from largebatch.jobs.samples.dataset import Held
 
 
 def training_batches(job: Prepared, patience: Patience = NO_ASKING) -> Batches:

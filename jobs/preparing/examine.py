@@ -9,12 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.validation import evaluated_by, refuse_too_few_left
-from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.device import largest_micro_batch, refuse_without_compiler
 from largebatch.jobs.engine.gradient.activation_checkpointing import use_activation_checkpointing
 from largebatch.jobs.engine.model_check.check import ModelCheck, check_model
@@ -36,10 +34,12 @@ from largebatch.jobs.optim.configs.own import OwnOptimizerConfig
 from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.optim.own import refuse_unusable
 from largebatch.jobs.optim.parameter_groups import build_optimizer
+from largebatch.jobs.optim.rules_in_words import rules_in_words
 from largebatch.jobs.optim.split.heads import head_weights
-from largebatch.jobs.optim.split.in_words import rules_in_words
 from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size, resolve_span
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import num_samples
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.language_modelling import BITS_PER_BYTE, LanguageModelling
@@ -78,13 +78,13 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path, most_weight_b
     if spec.compile:
         refuse_without_compiler(device)
     dataset = evaluated_by(loaded or load_dataset(spec.dataset, data_dir, spec.task), spec.evaluation.part)
+    if dataset.num_classes is None:
+        dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
     task = spec.task.build(dataset, spec.loss.label_smoothing)
     refuse_unknown_target(spec, task)
     refuse_uncut(spec, task, dataset)
     if isinstance(size := spec.batch.global_batch_size, int):
         refuse_too_few_left(dataset, spec.dataset.validation, size)
-    if dataset.num_classes is None:
-        dataset = replace(dataset, examples=first_samples(dataset.train, dataset, NUM_EXAMPLES, device, spec.model.channels_last))
     blank = task.prepared(dataset.blank(FIRST_SAMPLES, device), spec.seed, Slice(0, 0, FIRST_SAMPLES), device)
 
     def build() -> nn.Module:

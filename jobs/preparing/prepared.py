@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset, Held
 from largebatch.jobs.data.fingerprint import DatasetFingerprint
 from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.ranks.ranks import Ranks
@@ -15,6 +14,7 @@ from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
 from largebatch.jobs.optim.parameter_groups import shapes_by_main_rule
 from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset, Held
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.metric import Metric

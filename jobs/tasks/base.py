@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.sample_draws import SampleDraws
-from largebatch.jobs.data.trees import Tree, named_leaves, num_samples
 from largebatch.jobs.entry_points import raised_by
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.sample_draws import SampleDraws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, named_leaves, num_samples
 from largebatch.jobs.tasks.metric import LOSS, Metric
 
 Batch = Tree

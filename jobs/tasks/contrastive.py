@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from largebatch.jobs.data.sample_draws import SampleDraws
-from largebatch.jobs.data.trees import leaves
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.sample_draws import SampleDraws
+from largebatch.jobs.samples.trees import leaves
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.nearest_neighbours import Labelled, knn_accuracy

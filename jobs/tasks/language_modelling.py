@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from largebatch.jobs.samples.number_ranges import IGNORED
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import ACCURACY, LOSS, Metric
-from largebatch.jobs.tasks.number_ranges import IGNORED
 from largebatch.jobs.tasks.outputs import logits_of, wide
 
 LARGEST_EXPONENT = 700.0

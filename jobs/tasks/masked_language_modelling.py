@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.sample_draws import SampleDraws
+from largebatch.jobs.samples.number_ranges import IGNORED
+from largebatch.jobs.samples.sample_draws import SampleDraws
 from largebatch.jobs.tasks.base import Batch, Forward
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
-from largebatch.jobs.tasks.number_ranges import IGNORED
 from largebatch.jobs.tasks.outputs import logits_of
 
 MASKED, RANDOM = 0.8, 0.1

@@ -11,12 +11,12 @@ from pydantic import Discriminator, Field, JsonValue, PositiveFloat, PositiveInt
 
 from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import PlanError, SpecError
+from largebatch.jobs.samples.number_ranges import AnyRange, NumberRange, ShareRange, WeightRange, token_ranges
 from largebatch.jobs.spec_base import Fraction, Spec
 from largebatch.jobs.tasks.metric import Metric
-from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange, ShareRange, WeightRange, token_ranges
 
 if TYPE_CHECKING:
-    from largebatch.jobs.data.dataset import Dataset
+    from largebatch.jobs.samples.dataset import Dataset
     from largebatch.jobs.tasks.base import Task
 
 

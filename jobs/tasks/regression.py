@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.data.trees import leaves
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.trees import leaves
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.outputs import logits_of, wide
@@ -125,6 +124,5 @@ def _is_of(predictions: Tensor, targets: Tensor) -> bool:
 
 
 def first_target(dataset: Dataset) -> Tensor:
-    """The first training sample's target, (D,) float64: what all are near if they vary little; zeros for what is no number. Raises: DataError."""
-    sample = first_samples(dataset.train, dataset, 1, torch.device("cpu"), False)
-    return leaves(sample)[-1][0].double().flatten().nan_to_num(0.0, 0.0, 0.0)
+    """The first training sample's target, (D,) float64: what all are near if they vary little; zeros for what is no number, or not known."""
+    return leaves(dataset.blank(1, torch.device("cpu")))[-1][0].double().flatten().nan_to_num(0.0, 0.0, 0.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from largebatch.jobs.data.sample_draws import SampleDraws
+from largebatch.jobs.samples.sample_draws import SampleDraws
 
 SMALLEST_AREA, LARGEST_ASPECT = 0.08, 4 / 3
 """Of a crop: its share of the image, and its longer side over the shorter."""

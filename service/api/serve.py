@@ -20,11 +20,10 @@ from largebatch.service.api.added import route as added_runs
 from largebatch.service.api.connections import BoundedConnection, Server, TakesCode, listen, open_as_many_files_as_allowed
 from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
-from largebatch.service.api.forms import pages as form_pages
 from largebatch.service.api.logs import log_to_stderr
 from largebatch.service.api.middleware import RequestMiddleware
-from largebatch.service.api.pages import about, compare, from_elsewhere, lists, operators, rendering, sign_in
-from largebatch.service.api.routes import cluster, code, job_pages, jobs, operations, runs, studies, sweeps, tokens
+from largebatch.service.api.pages import about, compare, from_elsewhere, lists, new_job, one_job, operators, rendering, sign_in
+from largebatch.service.api.routes import cluster, code, jobs, operations, runs, studies, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
@@ -105,7 +104,7 @@ def make_app(deps: Dependencies) -> FastAPI:
     app.state.dependencies, app.state.readiness = deps, operations.SharedAnswer()
     answer_errors(app, rendering.render_problem)
     api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
-    of_jobs = (lists.router, form_pages.router, job_pages.router, about.router, compare.router)
+    of_jobs = (lists.router, new_job.router, one_job.router, about.router, compare.router)
     of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
     for router in (*api, code.router, added_runs.router, *of_pages):
         app.router.routes.extend(router.routes)  # each route as it stands: a router that is included is gone through twice for each request

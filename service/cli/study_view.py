@@ -17,8 +17,8 @@ from largebatch.jobs.preparing.examine import examine
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
-from largebatch.service.cli.commands.sweep import run_with_view
 from largebatch.service.cli.console import PLAIN_EVERY_S, time_left
+from largebatch.service.cli.sweep_view import run_with_view
 from largebatch.tuning.files import PROFILE, STUDY
 from largebatch.tuning.study.options import (
     Stage,

@@ -1,9 +1,11 @@
-"""Shows a sweep while it runs: a live table of its groups on a terminal, a line per run when piped."""
+"""Runs a sweep and shows it meanwhile: a live table of its groups on a terminal, a line per run when piped."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,10 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.service.cli.console import time_left
 from largebatch.tuning.results.analysis.configurations import score_spread, spread
 from largebatch.tuning.sweep.ledger import Ledger, Trial
-from largebatch.tuning.sweep.space import SweepGroup, group_name
+from largebatch.tuning.sweep.space import SweepGroup, group_name, groups
+from largebatch.tuning.sweep.spec import SweepSpec
+from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, run_sweep
 from largebatch.tuning.sweep.trials.resources import TrialReport
 from largebatch.tuning.sweep.trials.run_trials import SweepListener
 
@@ -149,6 +154,31 @@ class SweepView:
         bar.add_row(ProgressBar(self._total, self._num_over, width=40), Text(runs), Text(self._remaining()))
         rule = [Text(BY_WHICH_RULE, style="dim")] if any(of.repeated for of in standings) else []
         return Group(table, *rule, bar)
+
+
+def run_with_view(
+    spec: SweepSpec,
+    base: TrainSpec,
+    num_runs: int,
+    options: SweepOptions,
+    when_over: Callable[[Path], None],
+    console: Console | None = None,
+    after_s: float = 0.0,
+) -> SweepProgress:
+    """Run what is left of a sweep, with a view of it on standard error.
+
+    Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is; console: what the caller prints by, too,
+        meanwhile: lines of another would be drawn over; after_s: of what a study does afterwards.
+    """
+    most = "up to " if spec.budget.rounds_seconds is not None else ""
+    print(f"Sweep: {options.folder}, {most}{num_runs} runs", file=sys.stderr)
+    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds, after_s) as view:
+        progress = run_sweep(spec, base, options, view.listener(), when_over)
+    for failure in progress.failures:
+        print(f"Failed: {failure}", file=sys.stderr)
+    if progress.spent:
+        print(progress.spent, file=sys.stderr)
+    return progress
 
 
 def _result(summary: RunSummary | None) -> str:

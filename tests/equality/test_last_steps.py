@@ -19,7 +19,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.norms.last_steps import LastSteps, average_plainly
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tasks.classification import Classification
 

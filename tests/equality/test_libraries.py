@@ -8,13 +8,13 @@ import torch
 from small_runs import InOrder, planned, state_of
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.table import build_model
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.model_and_data import ModelSpec
 from largebatch.jobs.tasks.classification import Classification
 

@@ -19,9 +19,10 @@ from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES, NUM_FEATURES, NUM_CLASSES, WIDTH, BATCH, SPAN = 60, 12, 4, 10, 24, 8

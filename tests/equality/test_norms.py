@@ -18,7 +18,7 @@ from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.modes import train_mode
 from largebatch.jobs.models.norms.ghost_batch_norm import has_batch_norm, use_ghost_batch_norm
 from largebatch.jobs.optim.parameter_groups import build_optimizer
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.tasks.classification import Classification
 
 NUM_SAMPLES, BATCH, SPAN, WIDTH, CLASSES, RATE = 60, 24, 6, 5, 3, 0.2

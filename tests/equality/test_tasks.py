@@ -15,14 +15,15 @@ from small_runs import state_of
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.data.trees import Tree, map_leaves, rows
 from largebatch.jobs.engine.gradient.accumulate import Measured, accumulate
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.models.norms.ghost_batch_norm import use_ghost_batch_norm
 from largebatch.jobs.models.sample_dropout import use_sample_dropout
 from largebatch.jobs.models.transformer import decoder
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, map_leaves, rows
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification, MultiLabel

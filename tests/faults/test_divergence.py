@@ -10,7 +10,6 @@ import torch
 from small_runs import document, parameters, prepared
 
 from largebatch.jobs.__main__ import main
-from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.preparing.batches import training_batches
@@ -18,6 +17,7 @@ from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
 from largebatch.jobs.run.records import EndRecord, EvalRecord, NoticeRecord
+from largebatch.jobs.samples.keyed_random import sample_order
 
 PLAIN = {"name": "sgd", "momentum": 0.0}
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.entry_points import call_entry_point, described
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.models.table import build_model
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.model_and_data import ModelSpec
 
 OWN_CODE = """

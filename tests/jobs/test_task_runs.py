@@ -12,17 +12,17 @@ from small_runs import distance, parameters, prepared, trained
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
-from largebatch.jobs.data.dataset import Tensors
-from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.engine.gradient import share
 from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
+from largebatch.jobs.samples.dataset import Tensors
+from largebatch.jobs.samples.keyed_random import sample_order
+from largebatch.jobs.samples.slice import Slice
 
 OWN = "own_tasks"
 ADAM = {"optimizer": {"name": "adamw"}, "learning_rate": {"base": 0.02}}

@@ -10,14 +10,14 @@ from small_runs import CPU, distance, losses, parameters, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
-from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.warm_up import warm_up
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.table import build_model
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.samples.keyed_random import sample_order
+from largebatch.jobs.samples.slice import Slice
 
 LENGTH, SHORT, SAMPLES = 12, 4, 60
 """Of `own_tasks:documents`: tokens of a sequence, tokens while they are short, training samples."""

@@ -11,13 +11,13 @@ from PIL import Image
 from small_runs import CPU, Samples, document, notices, prepared, stopping_after, synthetic, trained
 from torch.utils.data import TensorDataset
 
-from largebatch.jobs.data.dataset import Dataset, Images, Tensors
 from largebatch.jobs.data.make_tokens import byte_tokenizer, make_tokens
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.tokens import TokenSequences
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.samples.dataset import Dataset, Images, Tensors
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tracking.metrics import end_points, points_of

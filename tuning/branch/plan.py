@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 
-from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
+from largebatch.jobs.plan.step_plan import Position, StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.slice import Slice
 
 LAST_PART = 0.25
 """Of a branch: where its loss is evaluated, and the mean taken."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from largebatch.jobs.data.keyed_random import key
 from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.state import TrainState
@@ -17,6 +16,7 @@ from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_checkpoint, refuse_other_spec
 from largebatch.jobs.run.records import Record
+from largebatch.jobs.samples.keyed_random import key
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.branch.origin import BranchPoint
 from largebatch.tuning.branch.plan import BranchPlan, branch_plan

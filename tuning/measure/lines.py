@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from largebatch.jobs.data.dataset import EvaluatedOn
-from largebatch.jobs.data.trees import num_samples
 from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.samples.dataset import EvaluatedOn
+from largebatch.jobs.samples.trees import num_samples
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.jobs.tracking.params import flat
 from largebatch.tuning.measure.solution import CHUNK, Solution

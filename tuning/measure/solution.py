@@ -18,21 +18,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.same_data import refuse_other_data
-from largebatch.jobs.data.sample_draws import EVALUATION
 from largebatch.jobs.data.sources.validation import some_samples
-from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
 from largebatch.jobs.errors import CheckpointError, FaultError, InputError, LargebatchError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, evaluation_unit, ghost_norms
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.resume import load_newest
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.samples.sample_draws import EVALUATION
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.tasks.classification import Classification
 from largebatch.jobs.tasks.contrastive import CoupledTask
 from largebatch.jobs.tasks.outputs import map_tensors

@@ -26,8 +26,7 @@ from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.doubts import crossing_curves
 from largebatch.tuning.results.analysis.growing import growth_advice
 from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, CurveCrossing, GrowthAdvice, ScorePoint, Setting
-from largebatch.tuning.results.branched_runs import branched_runs
-from largebatch.tuning.results.card.begun_from import BegunFrom, begun_from
+from largebatch.tuning.results.background import BegunFrom, begun_from, branched_runs
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import ended_runs, failures_in_words
 from largebatch.tuning.results.run_result import RunResult, differences, settings_of

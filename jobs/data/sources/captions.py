@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.keyed_random import integers, key
+from largebatch.jobs.samples.keyed_random import integers, key
 
 TEMPLATES = ("a photo of a {}", "a blurry photo of a {}", "a small picture of the {}", "this is a {}", "there is a {} here", "a {} in the middle")
 """Each image has one of them, the same in every run."""

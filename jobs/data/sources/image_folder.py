@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import DataError
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.model_and_data import AugmentSpec
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from largebatch.jobs.data.dataset import Dataset, Images, Tensors, refuse_bad_labels
-from largebatch.jobs.data.samples import SampleForm, read_sample, refuse_other_form, refuse_out_of_range, refuse_unusual_tensor
-from largebatch.jobs.data.trees import leaves, named_leaves
+from largebatch.jobs.data.read_sample import SampleForm, read_sample, refuse_other_form, refuse_out_of_range, refuse_unusual_tensor
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
 from largebatch.jobs.errors import DataError
+from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, refuse_bad_labels
+from largebatch.jobs.samples.trees import leaves, named_leaves
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.registry import TaskConfig
 

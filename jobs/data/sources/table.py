@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from largebatch.jobs.data.augment import augments
-from largebatch.jobs.data.dataset import Dataset, Images, Tensors, refuse_bad_labels
-from largebatch.jobs.data.keyed_random import key, sample_order
 from largebatch.jobs.data.sources import captions
 from largebatch.jobs.data.sources.image_folder import load_image_folder
 from largebatch.jobs.data.sources.own import load_own
 from largebatch.jobs.data.sources.tokens import MAKE, token_parts
 from largebatch.jobs.data.sources.validation import hold_out
 from largebatch.jobs.errors import DataError, SpecError, nearest
+from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, refuse_bad_labels
+from largebatch.jobs.samples.keyed_random import key, sample_order
 from largebatch.jobs.spec.mistakes import refuse_unknown_arguments
 from largebatch.jobs.spec.model_and_data import AugmentSpec, DatasetSpec
 from largebatch.jobs.tasks.registry import ClassificationConfig, ContrastiveConfig, TaskConfig

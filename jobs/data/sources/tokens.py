@@ -19,9 +19,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Held
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.tasks.number_ranges import IGNORED
+from largebatch.jobs.samples.dataset import Held
+from largebatch.jobs.samples.number_ranges import IGNORED
 
 Array: TypeAlias = np.ndarray[Any, Any]
 TOKENS, DOCUMENTS, TEXT_BYTES, FACTS = "tokens.bin", "documents.bin", "text_bytes.bin", "tokens.json"

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from largebatch.jobs.data.dataset import Dataset, EvaluatedOn, Held, Tensors
-from largebatch.jobs.data.keyed_random import key, sample_order
 from largebatch.jobs.errors import DataError, SpecError
+from largebatch.jobs.samples.dataset import Dataset, EvaluatedOn, Held, Tensors
+from largebatch.jobs.samples.keyed_random import key, sample_order
 
 FIELD = "dataset.validation"
 

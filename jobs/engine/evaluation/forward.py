@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.data.sample_draws import EVALUATION
 from largebatch.jobs.engine.gradient.precision import in_precision
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.ranks.ranks import Ranks
@@ -17,7 +16,8 @@ from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import FaultError, PlanError
 from largebatch.jobs.models.modes import evaluation_mode
 from largebatch.jobs.models.snapshot import restored
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.sample_draws import EVALUATION
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.tasks.base import Batch, Forward, Task, is_of_task
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 from largebatch.jobs.tasks.nearest_neighbours import Labelled

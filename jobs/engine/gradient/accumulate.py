@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.gradient.dual_noise import DualNoise
 from largebatch.jobs.engine.gradient.norm_gradients import NormNoise, layer_norms
 from largebatch.jobs.engine.gradient.objective import Objective, SummedLoss
@@ -26,7 +25,9 @@ from largebatch.jobs.engine.ranks.all_reduce import GradientSum
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.optim.config_base import OptimizerConfig
 from largebatch.jobs.optim.dual_norm import DualNorm
-from largebatch.jobs.plan.step_plan import Slice, StepPlan
+from largebatch.jobs.plan.step_plan import StepPlan
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.contrastive import CoupledTask
 

@@ -22,7 +22,7 @@ from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.errors import FaultError
 from largebatch.jobs.optim.dual_norm import DualNorm
 from largebatch.jobs.optim.tensors import at_least_float32
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.slice import Slice
 
 
 class DualNoise:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.trees import Tree
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.tasks.base import Task
 
 

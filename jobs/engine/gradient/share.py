@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.data.batches import Batches
-from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.data.loaders import LoaderBatches
-from largebatch.jobs.data.trees import Tree, cut_sequences, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import DataError, LargebatchError, PlanError
 from largebatch.jobs.models.sample_dropout import set_dropout_keys
-from largebatch.jobs.plan.step_plan import Slice, StepPlan
+from largebatch.jobs.plan.step_plan import StepPlan
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, cut_sequences, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.tasks.base import is_of_task
 
 MOST_KEPT_BYTES = 2**30

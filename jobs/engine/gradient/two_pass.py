@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.gradient.share import Share
 from largebatch.jobs.engine.ranks.ranks import Ranks
-from largebatch.jobs.plan.step_plan import Slice, StepPlan
+from largebatch.jobs.plan.step_plan import StepPlan
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.trees import Tree, halves, num_samples
 from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
 from largebatch.jobs.models.snapshot import Snapshot
+from largebatch.jobs.samples.trees import Tree, halves, num_samples
 
 TOLERANCE = 0.02
 """Of how far weights moved."""

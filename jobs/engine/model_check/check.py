@@ -13,9 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.data.trees import Tree, cut_sequences, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluation.evaluate import scores_of
 from largebatch.jobs.engine.evaluation.forward import WEIGHT, samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
@@ -31,8 +29,10 @@ from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import CodeError, LargebatchError, PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.sample_dropout import sample_dropouts
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, cut_sequences, map_leaves, num_samples, rows
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification

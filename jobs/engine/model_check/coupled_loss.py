@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.trees import Tree, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.outputs import map_tensors
 

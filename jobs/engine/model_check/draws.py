@@ -6,8 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.samples.trees import Tree
 
 
 def drawing_parts(passes: Passes, samples: Tree) -> list[str]:

@@ -10,11 +10,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.trees import Tree, num_samples
 from largebatch.jobs.engine.model_check.independence import CERTAIN
 from largebatch.jobs.engine.model_check.passes import Passes, before_each_run, difference
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
+from largebatch.jobs.samples.trees import Tree, num_samples
 
 Shapes = list[list[torch.Size]]
 """Shapes of the inputs of each dropout, run by run."""

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.trees import Tree, halves, map_leaves, num_samples
 from largebatch.jobs.engine.model_check.coupled_loss import refuse_coupled_loss
 from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.trees import Tree, halves, map_leaves, num_samples
 
 MEAN = 1e-2
 """How near the gradients of two halves are to twice that of the whole, where the loss is a mean."""

@@ -7,16 +7,17 @@ task says a sample weighs adds up is found out on a few real samples; docs/decis
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.data.trees import Tree, map_leaves, num_samples, rows
 from largebatch.jobs.engine.gradient.norm_gradients import FIELD, HINT, Gradients, layer_norms, sample_gradients, trained
 from largebatch.jobs.engine.gradient.precision import in_precision
-from largebatch.jobs.engine.model_check.passes import Passes, errors_in_words
+from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.engine.model_errors import errors_in_words
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.modes import evaluation_mode
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, map_leaves, num_samples, rows
 from largebatch.jobs.tasks.base import Task
 
 NUM_SAMPLES = 4

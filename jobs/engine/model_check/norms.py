@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
-from largebatch.jobs.engine.model_check.passes import before_each_run, errors_in_words
+from largebatch.jobs.engine.model_check.passes import before_each_run
+from largebatch.jobs.engine.model_errors import errors_in_words
 from largebatch.jobs.engine.warm_up import untouched
 from largebatch.jobs.models.modes import without_gradient
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, refusal, statistics_of
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, leaves, map_leaves, num_samples, rows
 
 NUM_SAMPLES, SPAN = 4, 2
 TOLERANCE = 0.02

@@ -8,23 +8,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.keyed_random import key, seed_draws
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluation.evaluate import numbers_of
 from largebatch.jobs.engine.evaluation.forward import sums_of
 from largebatch.jobs.engine.gradient.precision import in_precision
-from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
-from largebatch.jobs.entry_points import ANYTHING, described
-from largebatch.jobs.errors import LargebatchError, PlanError
+from largebatch.jobs.engine.model_errors import errors_in_words
+from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.modes import evaluation_mode, without_gradient
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, Settings, forward_pass_of, ghost_norms, refuse_change, settings_of
 from largebatch.jobs.models.parameters import refuse_sparse_gradients
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys
 from largebatch.jobs.models.snapshot import Snapshot
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, map_leaves, num_samples, rows
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.jobs.tasks.base import Task, is_of_task
-from largebatch.jobs.tasks.outputs import about_one, dtype_name, in_words, tensors_of
+from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.outputs import dtype_name, tensors_of
 
 GROUP = 4
 """Samples that share batch-norm's statistics in these passes."""
@@ -201,20 +200,6 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 
 
 @contextmanager
-def errors_in_words(batch: Tree, mode: str, model: nn.Module | None = None, task: Task | None = None) -> Iterator[None]:
-    """Context of a pass whose errors become a PlanError; memory that ran out, and errors in words already, stay what they are.
-
-    Args: model, task: see `failure`.
-    """
-    try:
-        yield
-    except ANYTHING as error:  # a person's own model may raise anything
-        if isinstance(error, LargebatchError) or ran_out_of_memory(error):
-            raise
-        raise failure(error, batch, mode, model, task) from error
-
-
-@contextmanager
 def before_each_run(modules: Iterable[nn.Module], look: Callable[[Any, tuple[Tensor, ...]], None]) -> Iterator[None]:
     """Context in which `look` gets each module with its arguments before every run of it."""
     hooks = [module.register_forward_pre_hook(look) for module in modules]
@@ -236,23 +221,3 @@ def _only(model: nn.Module, dropouts: Sequence[SampleDropout]) -> Iterator[None]
     finally:
         for dropout in others:
             dropout.training = True
-
-
-def failure(error: BaseException, batch: Tree, mode: str, model: nn.Module | None = None, task: Task | None = None) -> PlanError:
-    """What to raise where a model raises something. Args: task: which called the model, and may have raised it itself."""
-    inputs = leaves(batch)[0]
-    if task is not None and is_of_task(error, task, model):
-        return PlanError("task", f"its loss failed on {in_words(inputs)} in {mode}: {described(error)}.", "Mend it.")
-    problem = f"cannot take {in_words(inputs)} in {mode}: {described(error)}."
-    return PlanError("model", problem, f"{_remedy(str(error), inputs)}{about_one(inputs)}")
-
-
-def _remedy(message: str, inputs: Tensor) -> str:
-    """The remedy for an error of torch's own, by its words."""
-    if "does not require grad" in message:
-        return "Its logits must depend on its weights with a gradient: without torch.no_grad() and .detach() on the way."
-    if "backward through the graph a second time" in message or "modified by an inplace operation" in message:
-        return "Keep nothing of an earlier pass with its gradient (.detach() what is kept), and change nothing in place that the backward pass needs."
-    if any(words in message for words in ("dtype", "scalar type", "should be the same")):
-        return f"Bring both to one type: .float() of the model, and of the samples ({dtype_name(inputs)}); precision: bfloat16 computes in 16 bits."
-    return "Choose a model for such samples, or change the samples."

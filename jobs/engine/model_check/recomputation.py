@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from largebatch.jobs.data.trees import Tree
 from largebatch.jobs.engine.gradient.activation_checkpointing import FIELD, blocks_called_by, kept, run_again
 from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.trees import Tree
 
 NOT_TRIED = "Memory does not hold a pass that keeps everything: whether blocks may run once more was not tried."
 

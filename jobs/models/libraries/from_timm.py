@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import SpecError, nearest
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.mistakes import cannot_be_built
 
 TIMM = "timm:"

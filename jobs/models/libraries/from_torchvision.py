@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError, nearest
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.mistakes import cannot_be_built
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError, nearest
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.mistakes import cannot_be_built, refuse_unknown_arguments
 
 TRANSFORMERS = "transformers:"

@@ -1,1 +1,1 @@
-"""Lists, the cluster, tokens and signing in, as pages of HTML: they work without a script, which only keeps them up to date."""
+"""Lists, jobs, the forms that start them, the cluster, tokens and signing in, as pages of HTML: they work without a script."""

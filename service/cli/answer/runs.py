@@ -13,7 +13,7 @@ from largebatch.tuning.report.contents import Extras
 from largebatch.tuning.results.analysis.advice import Cost
 from largebatch.tuning.results.analysis.prediction import compare, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.analysis.step_time import Profile
-from largebatch.tuning.results.card.begun_from import begun_from
+from largebatch.tuning.results.background import begun_from
 from largebatch.tuning.results.collect import Collected, collect, collect_experiment, unreadable_in_words
 from largebatch.tuning.results.findings import Findings, find
 from largebatch.tuning.results.run_folders import runs_of_folders

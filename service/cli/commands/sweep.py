@@ -4,12 +4,10 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.launch.options import DataDir, Device, RayAddress
@@ -18,7 +16,7 @@ from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson
-from largebatch.service.cli.sweep_view import SweepView
+from largebatch.service.cli.sweep_view import run_with_view
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.present.job_plan import plan_facts
@@ -26,10 +24,10 @@ from largebatch.tuning.results.answer_for_mlflow import write_sweeps_answer
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
-from largebatch.tuning.sweep.ledger import BASE, SWEEP, Ledger, begin_sweep, begun_sweep
-from largebatch.tuning.sweep.space import base_spec, find_sweep, groups, read_sweep, refuse_impossible
+from largebatch.tuning.sweep.ledger import BASE, SWEEP, begin_sweep, begun_sweep
+from largebatch.tuning.sweep.space import base_spec, find_sweep, read_sweep, refuse_impossible
 from largebatch.tuning.sweep.spec import SweepSpec
-from largebatch.tuning.sweep.sweep import SweepOptions, SweepProgress, recipes_training_set, refuse_untrainable, resume_command, run_sweep
+from largebatch.tuning.sweep.sweep import SweepOptions, recipes_training_set, refuse_untrainable, resume_command
 
 app = typer.Typer()
 
@@ -61,7 +59,7 @@ def sweep(
         begin_sweep(folder, spec, base)
     options = SweepOptions(folder, data_dir, device, address)
     try:
-        progress = run_with_view(spec, base, num_runs, options)
+        progress = run_with_view(spec, base, num_runs, options, write_report)
     except InputError:
         if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if no sweep had been begun
             shutil.rmtree(folder, ignore_errors=True)
@@ -114,31 +112,6 @@ def write_report(folder: Path) -> None:
 
     write_sweep_report(folder)
     write_sweeps_answer(folder)
-
-
-def run_with_view(
-    spec: SweepSpec,
-    base: TrainSpec,
-    num_runs: int,
-    options: SweepOptions,
-    when_over: Callable[[Path], None] = write_report,
-    console: Console | None = None,
-    after_s: float = 0.0,
-) -> SweepProgress:
-    """Run what is left of a sweep, with a view of it on standard error.
-
-    Args: num_runs: how many it has in all; when_over: what is left to do in its folder once no run is; console: what the caller prints by, too,
-        meanwhile: lines of another would be drawn over; after_s: of what a study does afterwards.
-    """
-    most = "up to " if spec.budget.rounds_seconds is not None else ""
-    print(f"Sweep: {options.folder}, {most}{num_runs} runs", file=sys.stderr)
-    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds, after_s) as view:
-        progress = run_sweep(spec, base, options, view.listener(), when_over)
-    for failure in progress.failures:
-        print(f"Failed: {failure}", file=sys.stderr)
-    if progress.spent:
-        print(progress.spent, file=sys.stderr)
-    return progress
 
 
 def _print_results(folder: Path, as_json: bool) -> None:

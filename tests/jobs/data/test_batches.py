@@ -11,13 +11,14 @@ from small_runs import CPU, Samples, planned, state_of
 from torch import Tensor, nn
 
 from largebatch.jobs.data.batches import Batches, DeviceBatches, fits_on
-from largebatch.jobs.data.dataset import Dataset, Images
-from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.data.loaders import LoaderBatches, Stream
 from largebatch.jobs.engine.gradient.accumulate import accumulate
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.samples.dataset import Dataset, Images
+from largebatch.jobs.samples.keyed_random import sample_order
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.model_and_data import AugmentSpec
 from largebatch.jobs.tasks.classification import Classification
 

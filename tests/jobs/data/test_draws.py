@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from largebatch.jobs.data.keyed_random import integers, key, sample_order, seed_draws, uniform
+from largebatch.jobs.samples.keyed_random import integers, key, sample_order, seed_draws, uniform
 
 INDICES = torch.arange(50_000)
 MASK = (1 << 64) - 1

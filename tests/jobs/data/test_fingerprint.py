@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.fingerprint import DatasetFingerprint, fingerprint
 from largebatch.jobs.data.same_data import confirmed_difference, differences
 from largebatch.jobs.errors import DataError
+from largebatch.jobs.samples.dataset import Dataset, Images
 
 NUM_TRAIN, NUM_TEST, WIDTH = 90, 30, 12
 

@@ -14,12 +14,12 @@ from PIL import Image
 from small_runs import CPU, document
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.image_folder import list_images
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 
 CLASSES, PER_CLASS = ("cat", "dog", "eel"), 6

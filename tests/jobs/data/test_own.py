@@ -16,11 +16,11 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, StackDa
 from torch.utils.data import Dataset as TorchDataset
 
 from largebatch.jobs.data.batches import DeviceBatches
-from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.loaders import LoaderBatches
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset, Images
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, MultiLabelConfig, TaskConfig
 

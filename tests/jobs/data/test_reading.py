@@ -16,11 +16,11 @@ import torch
 from small_runs import Samples
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.loaders import CHUNK, LoaderBatches
 from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.errors import DataError, FaultError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.slice import Slice
 
 NUM_SAMPLES, BAD = 10 * CHUNK, 2 * CHUNK
 QUICK = Patience(look_every_s=0.1)

@@ -11,10 +11,10 @@ import torch
 from torchvision import datasets
 
 from largebatch.jobs.data.batches import DeviceBatches
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sources.table import SOURCES, TORCHVISION_FILES, load_dataset
 from largebatch.jobs.errors import DataError, SpecError
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.model_and_data import AugmentSpec, DatasetSpec
 from largebatch.jobs.tasks.registry import ContrastiveConfig, RegressionConfig
 

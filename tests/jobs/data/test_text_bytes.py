@@ -14,8 +14,8 @@ from largebatch.jobs.data.make_tokens import byte_tokenizer, file_tokenizer, mak
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.data.sources.tokens import open_tokens
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.examine import refuse_unknown_target
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from largebatch.jobs.data.trees import leaves, map_first
+from largebatch.jobs.samples.trees import leaves, map_first
 
 
 def test_the_first_tensor_is_first_by_place() -> None:

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.tasks.base import Task
 
 

@@ -12,11 +12,11 @@ from small_runs import CPU, trained
 from torch import nn
 from torch.nn import functional
 
-from largebatch.jobs.data.keyed_random import sample_order
 from largebatch.jobs.engine.model_check.check import check_model
 from largebatch.jobs.errors import LargebatchError, PlanError, SpecError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.preparing.prepared import Prepared
+from largebatch.jobs.samples.keyed_random import sample_order
 
 DRAWS = "The model draws from torch's own generators"
 ONE_PASS: dict[str, dict[str, Any]] = {"batch": {"global_batch_size": 50, "micro_batch_size": 50}, "gradient": {"noise_every_steps": 0}}

@@ -19,9 +19,10 @@ from largebatch.jobs.engine.gradient.norm_gradients import layer_norms, sample_g
 from largebatch.jobs.engine.noise_scale import SampleSums, estimate_by_samples
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.transformer import decoder
-from largebatch.jobs.plan.step_plan import Position, Slice
+from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import StepRecord
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 
 N, T, W = 6, 5, 4

@@ -5,10 +5,10 @@ import strangers
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.keyed_random import key, seed_draws
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.table import build_model
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.keyed_random import key, seed_draws
 from largebatch.jobs.spec.model_and_data import ModelSpec
 
 BLANK = torch.zeros(2, 8)

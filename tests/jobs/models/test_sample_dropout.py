@@ -13,9 +13,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
-from largebatch.jobs.data.keyed_random import key
 from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts, set_dropout_keys, use_sample_dropout
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.keyed_random import key
+from largebatch.jobs.samples.slice import Slice
 
 CPU = torch.device("cpu")
 MASK, GOLDEN_RATIO = (1 << 64) - 1, 0x9E3779B97F4A7C15

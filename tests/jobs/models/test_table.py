@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.table import OURS, build_model
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.model_and_data import ModelSpec
 
 SMALL_IMAGES = (3, 32, 32)

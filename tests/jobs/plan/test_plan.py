@@ -13,8 +13,9 @@ from small_runs import document
 
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.plan.make import Facts, make_plan
-from largebatch.jobs.plan.step_plan import Position, Slice, StepPlan
+from largebatch.jobs.plan.step_plan import Position, StepPlan
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.read import build_spec
 
 

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 import largebatch
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.load import Run
 from largebatch.jobs.run.records import NoticeRecord
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.tasks.classification import Classification
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the trainers' advice

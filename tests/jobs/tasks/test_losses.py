@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.sample_draws import SampleDraws
-from largebatch.jobs.data.trees import named_leaves, rows
 from largebatch.jobs.engine.evaluation.evaluate import numbers_of
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.sample_draws import SampleDraws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import rows
 from largebatch.jobs.tasks.base import Batch, Task
 from largebatch.jobs.tasks.classification import Classification, MultiLabel
 from largebatch.jobs.tasks.contrastive import Contrastive, Embeddings
@@ -182,12 +182,7 @@ class TestRegression:
         predictions = targets + 0.001 * torch.randn(1000, dtype=torch.float64, generator=generator(9))
         expected = 1 - float((predictions - targets).square().sum() / (targets - targets.mean()).square().sum())
         part = TensorDataset(torch.zeros(1000, 2), targets)
-        task = RegressionConfig(name="regression").build(
-            Dataset(
-                "own", part, part, None, (2,), sample_leaves=tuple((path, tuple(leaf.shape), leaf.dtype) for path, leaf in named_leaves(part[0]))
-            ),
-            0.0,
-        )
+        task = RegressionConfig(name="regression").build(Dataset("own", part, part, None, (2,), examples=(torch.zeros(8, 2), targets[:8])), 0.0)
         assert scores(task, Given(predictions), (torch.arange(1000), targets))["r2"] == pytest.approx(expected, rel=1e-6)
 
     def test_other_numbers_than_targets_are_refused(self) -> None:

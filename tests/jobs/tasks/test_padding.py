@@ -9,12 +9,12 @@ from small_runs import losses, prepared, trained
 from torch import Tensor
 
 from largebatch.jobs.data.make_tokens import byte_tokenizer, make_tokens
-from largebatch.jobs.data.sample_draws import EVALUATION
-from largebatch.jobs.data.trees import leaves
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.prepared import Prepared
+from largebatch.jobs.samples.sample_draws import EVALUATION
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import leaves
 
 ROUNDING = 1e-5
 """A hundred times float32's: attention with a mask adds up in another order."""

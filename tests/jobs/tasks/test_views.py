@@ -8,9 +8,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from largebatch.jobs.data.sample_draws import EVALUATION, SampleDraws
-from largebatch.jobs.data.trees import rows
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.sample_draws import EVALUATION, SampleDraws
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import rows
 from largebatch.jobs.tasks.contrastive import Contrastive
 from largebatch.jobs.tasks.views import SimCLRViews, cropped, recoloured, with_hue_moved
 

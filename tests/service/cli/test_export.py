@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.resume import load_checkpoint, save_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.load import load_run
+from largebatch.jobs.samples.slice import Slice
 
 LOADING = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "use-a-trained-model.md").read_text(), flags=re.DOTALL)
 EMA = {"ema": {"decay": 0.5}}

@@ -18,11 +18,11 @@ from largebatch.jobs.engine.model_state import digest
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import CheckpointError, DataError, InputError, PlanError
 from largebatch.jobs.job import prepare
-from largebatch.jobs.plan.step_plan import Slice
 from largebatch.jobs.preparing.batches import evaluation_batches, training_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.journal import evaluations, read_records
+from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.tuning.branch.answer import answer_of_branches
 from largebatch.tuning.branch.branch import branch_run

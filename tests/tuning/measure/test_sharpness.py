@@ -229,8 +229,8 @@ def test_curvature_is_the_gradients_change(runs: tuple[Path, Path]) -> None:
 
 
 def chunks(solution: Solution) -> Any:
-    from largebatch.jobs.plan.step_plan import Slice
     from largebatch.jobs.preparing.batches import evaluation_batches
+    from largebatch.jobs.samples.slice import Slice
 
     return [evaluation_batches(solution.job, solution.part).read(Slice(0, 0, solution.num_samples))]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.errors import FaultError, InputError
+from largebatch.jobs.samples.dataset import Dataset, Images
 from largebatch.jobs.tasks.classification import Classification
 from largebatch.tuning.measure.sharpness import epsilon_sharpness, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution

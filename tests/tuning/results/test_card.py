@@ -16,8 +16,8 @@ from made_runs import BASE, TARGET, fine, made_folder, made_profile, made_run, s
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.tasks.metric import Metric
+from largebatch.tuning.results.background import BegunFrom, begun_from
 from largebatch.tuning.results.card import ready_recipe
-from largebatch.tuning.results.card.begun_from import BegunFrom, begun_from
 from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult

@@ -10,12 +10,12 @@ from made_records import evaluation, start, summary
 from made_runs import made_folder
 from small_runs import Samples
 
-from largebatch.jobs.data.dataset import Dataset, Images
 from largebatch.jobs.data.fingerprint import DATA, DatasetFingerprint, fingerprint
 from largebatch.jobs.errors import DataError, InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Outcome
+from largebatch.jobs.samples.dataset import Dataset, Images
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.report.run_figures import on_unlike_footing

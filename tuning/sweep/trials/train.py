@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import FaultError, LargebatchError
 from largebatch.jobs.job import prepare, run_job
@@ -18,6 +17,7 @@ from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import EvalRecord, Record, RunSummary, StartRecord
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.tuning.sweep.ledger import STOP
@@ -76,6 +76,6 @@ def _train_here(loaded: Dataset | None, spec: TrainSpec, options: TrialOptions, 
 
 
 def _on_workers() -> Callable[[TrainSpec, TrialOptions, str, Listener], RunSummary]:
-    from largebatch.tuning.sweep.trials.on_ray.workers import train_on_workers  # the lazy gate to Ray: a run of one worker needs none
+    from largebatch.tuning.sweep.trials.several_workers import train_on_workers  # the lazy gate to Ray: a run of one worker needs none
 
     return train_on_workers

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import small_runs
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.libraries.from_timm import timm_model
 from largebatch.jobs.preparing.prepared import Prepared
+from largebatch.jobs.samples.dataset import Dataset
 
 
 def prepared(name: str, shape: tuple[int, ...] = (1, 32, 32), **arguments: Any) -> Prepared:

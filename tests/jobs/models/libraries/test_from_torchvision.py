@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.libraries.from_torchvision import torchvision_model
+from largebatch.jobs.samples.dataset import Dataset
 
 
 def built(name: str, shape: tuple[int, ...] = (3, 64, 64), **arguments: object) -> nn.Module:

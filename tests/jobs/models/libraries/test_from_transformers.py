@@ -8,11 +8,11 @@ import small_runs
 import torch
 from small_runs import trained
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.models.libraries.from_transformers import transformers_model
 from largebatch.jobs.models.table import build_model
 from largebatch.jobs.run.journal import evaluations, read_records
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.model_and_data import ModelSpec
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from largebatch.jobs.data.dataset import Dataset
 from largebatch.jobs.data.sources.table import load_dataset
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.registry import OwnTaskConfig
 

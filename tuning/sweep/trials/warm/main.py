@@ -20,7 +20,7 @@ from largebatch.tuning.sweep.trials.resources import TrialReport
 from largebatch.tuning.sweep.trials.warm.lines import READY, REQUEST, Answer, Begin, news_line
 
 if TYPE_CHECKING:
-    from largebatch.jobs.data.dataset import Dataset
+    from largebatch.jobs.samples.dataset import Dataset
 
 LOG = "trials.log"
 """In the sweep's folder: what its runs print."""

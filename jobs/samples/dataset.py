@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.trees import Tree, leaves, map_leaves, num_samples
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.tasks.number_ranges import AnyRange
+from largebatch.jobs.samples.number_ranges import AnyRange
+from largebatch.jobs.samples.trees import Tree, leaves, map_leaves, num_samples
 
 EvaluatedOn = Literal["test", "validation"]
 """The part of a data set that targets, the best checkpoint and searches are decided by."""

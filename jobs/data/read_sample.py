@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.dataset import Dataset
-from largebatch.jobs.data.trees import Tree, is_whole, map_leaves, named_leaves
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import DataError, LargebatchError
-from largebatch.jobs.tasks.number_ranges import AnyRange, NumberRange
+from largebatch.jobs.samples.dataset import Dataset
+from largebatch.jobs.samples.number_ranges import AnyRange, NumberRange
+from largebatch.jobs.samples.trees import Tree, is_whole, map_leaves, named_leaves
 
 
 class SampleForm(NamedTuple):

@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from largebatch.jobs.data.keyed_random import bits, key, streams
-from largebatch.jobs.plan.step_plan import Slice
+from largebatch.jobs.samples.keyed_random import bits, key, streams
+from largebatch.jobs.samples.slice import Slice
 
 EVALUATION = -1
 """The epoch of draws in evaluation: every evaluation draws the same for the same sample, so that scores can be compared."""

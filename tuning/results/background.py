@@ -1,13 +1,15 @@
-"""The recipe that a sweep or a study began from: which batch and optimizer it had, its own run, and the profile of its steps."""
+"""What lies in folders beside runs and adds to an answer: the recipe that a sweep or a study began from, and what branches measured."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.files import PROFILE, REFERENCE, STUDY, SWEEP_OF_STUDY
+from largebatch.tuning.files import BRANCH_ANSWER, BRANCHES, GROWN_RECIPE, PROFILE, REFERENCE, STUDY, SWEEP_OF_STUDY
 from largebatch.tuning.results.analysis.step_time import Profile
+from largebatch.tuning.results.answers import BranchedRun
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import has_result
 from largebatch.tuning.results.run_result import RunResult
@@ -16,7 +18,7 @@ from largebatch.tuning.sweep.ledger import BASE
 
 @dataclass(frozen=True)
 class BegunFrom:
-    """What runs are held against."""
+    """What runs are held against: the batch and the optimizer of a recipe, its own run, the profile of its steps."""
 
     spec: TrainSpec
     run: RunResult | None = None
@@ -39,3 +41,18 @@ def begun_from(folder: Path) -> BegunFrom | None:
         profile = Profile.model_validate_json((study / PROFILE).read_text()) if (study / PROFILE).is_file() else None
         return BegunFrom(spec, run, profile)
     return None
+
+
+def branched_runs(runs: Iterable[RunResult]) -> list[BranchedRun]:
+    """The critical batches that `largebatch branch` measured on some of these runs, and the schedule they allow; none that cannot be read."""
+    found = []
+    for run in runs:
+        folder = run.folder / BRANCHES if run.folder else None
+        if folder is None or not (folder / BRANCH_ANSWER).is_file():
+            continue
+        try:
+            branched = BranchedRun.model_validate_json((folder / BRANCH_ANSWER).read_text())
+        except (OSError, ValueError):
+            continue
+        found.append(branched.model_copy(update={"recipe": str(folder / GROWN_RECIPE)}))
+    return found
