@@ -17,9 +17,8 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     """Its exit code and what it prints, errors told in their sentence."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["largebatch", *map(str, arguments)])
-        patch.setattr(cli, "collect_seldom", lambda: None)  # for processes that are ours alone
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.run()
     out, err = capsys.readouterr()
     return int(ended.value.code or 0), out, err
 

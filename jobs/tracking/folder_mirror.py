@@ -8,7 +8,7 @@ own: its runs are the outer one's. Whatever lies in `report/` becomes the parent
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,6 +149,12 @@ def _called(words: list[tuple[str, str]], fields: dict[str, Any]) -> str:
 def is_kept_beside_runs(path: Path) -> bool:
     """Whether a file or folder among runs is MLflow's or the service's store, which `runs/*` names too."""
     return path.name == ARTIFACTS or path.name.startswith(STORES)
+
+
+def mirrored_among(paths: Sequence[Path]) -> list[Path]:
+    """What these stand for, each as in `mirrored_in`; of several, what `runs/*` names besides is left out. Raises: InputError."""
+    folders = paths if len(paths) == 1 else [path for path in paths if not (path.exists() and is_kept_beside_runs(path))]
+    return [top for folder in folders for top in mirrored_in(folder)]
 
 
 def mirrored_in(folder: Path) -> list[Path]:

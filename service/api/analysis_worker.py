@@ -125,12 +125,17 @@ class Turns:
         self._taken_s[asker] = self._taken_s.get(asker, 0.0) + now_s - began_s
 
 
+def most_of(num_bytes: int) -> int:
+    """The most bytes that an answer may take where there is so much memory in all."""
+    return min(int(MEMORY_PART * num_bytes), LARGEST_BYTES)
+
+
 class AnalysisWorker:
     """One warm process.
 
     Args:
         questions: the module whose functions are the questions; it is imported in the process alone.
-        most_bytes: of memory that an answer may take.
+        most_bytes: of memory that an answer may take; None: what `most_of` says of the memory that there is.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class AnalysisWorker:
         most_bytes: int | None = None,
     ) -> None:
         self._questions, self._timeout_s = questions, timeout_s
-        self._most_bytes = most_bytes or min(int(MEMORY_PART * memory_bytes()), LARGEST_BYTES)
+        self._most_bytes = most_bytes or most_of(memory_bytes())
         self._pool = ProcessPool(1, initializer=_prepare, initargs=(self._most_bytes,), context=multiprocessing.get_context("spawn"))
         self._turns, self._turn_s = Turns(MOST_OF_ONE, MOST_AT_ONCE, turn_s), turn_s
 

@@ -112,8 +112,13 @@ def largebatch(
 
 
 def main() -> None:
-    """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
+    """The whole process of a command."""
     collect_seldom()
+    run()
+
+
+def run() -> None:
+    """Run the command; a person's mistakes and the machine's faults end in one sentence, not in a traceback."""
     spin_briefly()
     drop_what_nobody_reads()
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from largebatch.service.api.analysis_worker import AnalysisWorker
+from largebatch.service.api.analysis_worker import AnalysisWorker, most_of
 from largebatch.service.api.errors import TooHeavyError
 from largebatch.service.memory import GIB, memory_bytes
 from largebatch.service.settings import Settings
@@ -60,8 +60,7 @@ def test_the_planner_keeps_to_three_fifths_of_that(tmp_path: Path, monkeypatch: 
     (tmp_path / "large_lists.py").write_text("def holds(num_bytes): return len(bytearray(num_bytes))\n")
     (tmp_path / "memory.max").write_text(str(3 * GIB))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("largebatch.service.api.analysis_worker.memory_bytes", lambda: memory_bytes(tmp_path))
-    worker = AnalysisWorker("large_lists")
+    worker = AnalysisWorker("large_lists", most_bytes=most_of(memory_bytes(tmp_path)))
     try:
         assert worker.ask("holds", GIB) == GIB
         with pytest.raises(TooHeavyError, match=r"needs more than 1\.8 GiB"):

@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -67,6 +67,7 @@ class Driver:
     Args:
         worker: what every worker group is told; this fills in what differs between them.
         where_logs_are: for the person whose run gives up.
+        reserve, trainer: how room for workers is kept, and what starts a group of them.
     """
 
     def __init__(
@@ -75,10 +76,13 @@ class Driver:
         resources: Resources,
         where_logs_are: str,
         listener: Listener,
+        reserve: Callable[[Sequence[int], Resources, Collection[str]], Reservation] = Reservation,
+        trainer: Callable[..., TorchTrainer] = TorchTrainer,
     ) -> None:
         self._worker, self._resources = worker, resources
         self._workers, self._listener = worker.workers, listener
         self._where_logs_are = where_logs_are
+        self._new_reservation, self._new_trainer = reserve, trainer
         self._policy = FailurePolicy(worker.options.max_failures, where_logs_are)
         # On this process's own machine: it may go only when this process does.
         own_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -157,13 +161,13 @@ class Driver:
             time.sleep(ROOM_POLL_S)
 
     def _reserve(self, sizes: Sequence[int]) -> Reservation:
-        return Reservation(sizes, self._resources, self._policy.left_out)
+        return self._new_reservation(sizes, self._resources, self._policy.left_out)
 
     def _trainer(self, group: int, num_workers: int, notes: str) -> TorchTrainer:
         train: Any = ray.train  # its stubs are those of the older Train
         news = self._pass_on()
         worker = replace(self._worker, group=group, run_channel=self._channel, reasons=[*self._policy.reasons], has_trained=news.has_trained)
-        return TorchTrainer(
+        return self._new_trainer(
             enter,
             train_loop_config={"worker": worker},
             torch_config=WorkersTorchConfig(worker.uses_gpu, self._channel),

@@ -178,10 +178,9 @@ class TestBeyondTheVocabulary:
         with pytest.raises(DataError, match="training sample 31 has token 999"):
             token_parts(folder, 16, "packed", 1)
 
-    def test_what_was_not_touched_is_not_looked_through_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        folder = folder_of(tmp_path, "hello world " * 100)
-        os.utime(folder / "tokens.bin", (0, 0))
-        monkeypatch.setattr(token_files, "first_beyond", None)
+    def test_what_was_not_touched_is_not_looked_through_again(self, tmp_path: Path) -> None:
+        folder = self.damaged(tmp_path, 500)
+        os.utime(folder / "tokens.bin", (0, 0))  # as if it were as it was made: a look would find the token
         token_parts(folder, 16, "packed", 1)
 
     def test_a_long_look_is_told(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

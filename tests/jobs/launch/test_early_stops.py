@@ -64,8 +64,7 @@ class Launch:
         monkeypatch.setattr(ray, "remote", remote)
         monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
         monkeypatch.setattr(ray, "kill", lambda actor: None)
-        monkeypatch.setattr("largebatch.jobs.launch.on_ray.driver.Reservation", Room)
-        monkeypatch.setattr("largebatch.jobs.launch.on_ray.driver.TorchTrainer", Trainer)
+        self._stand_ins: dict[str, Any] = {"reserve": Room, "trainer": Trainer}
 
     def run(self) -> None:
         workers = Workers(1, 1)
@@ -74,7 +73,7 @@ class Launch:
             options=TrainOptions(recipe="recipe", workers=workers), workers=workers, reasons=[], has_trained=False, draw=lambda run_dir: None,
         )  # fmt: skip
         resources: Any = SimpleNamespace(bundle={"CPU": 1.0})
-        Driver(worker, resources, "", Listener(on_notice=self.told.append)).run()
+        Driver(worker, resources, "", Listener(on_notice=self.told.append), **self._stand_ins).run()
 
 
 def ctrl_c(channel: Any) -> None:

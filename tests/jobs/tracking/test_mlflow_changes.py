@@ -13,6 +13,7 @@ from made_records import drop_end
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import read_records, steps
+from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.tracking.folder_mirror import sync_folder
 from largebatch.jobs.tracking.follower import follow
 from largebatch.jobs.tracking.mirror_state import MirrorState
@@ -110,15 +111,13 @@ def test_steps_that_a_resume_undid_are_told_and_the_final_values_are_the_runs_ow
     assert seen == [("10", True, 192), (None, False, 240)]
 
 
-def test_a_failed_run_has_its_reason_and_goes_on(tmp_path: Path, client: Any, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
+def test_a_failed_run_has_its_reason_and_goes_on(tmp_path: Path, client: Any, store: str) -> None:
+    def fail() -> bool:
         raise DataError("sample 7", "cannot be read.")
 
     run_dir = tmp_path / "failed"
-    with monkeypatch.context() as patched:
-        patched.setattr("largebatch.jobs.job.train", fail)
-        with pytest.raises(DataError):
-            trained(document(store, "failed"), run_dir)
+    with pytest.raises(DataError):
+        small_runs.trained(small_runs.prepared(**document(store, "failed")), run_dir, Listener(should_stop=fail))
     run = client.get_run(sync_run(run_dir).run_id)
     assert (run.info.status, run.data.tags["largebatch.outcome"]) == ("FAILED", "failed")
     assert run.data.tags["largebatch.failure"] == "sample 7: cannot be read."

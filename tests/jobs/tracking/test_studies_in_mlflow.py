@@ -8,7 +8,7 @@ import pytest
 import small_runs
 
 from largebatch.jobs.spec.read import build_spec
-from largebatch.jobs.tracking.folder_mirror import mirrored_in, sync_folder
+from largebatch.jobs.tracking.folder_mirror import mirrored_among, mirrored_in, sync_folder
 from largebatch.jobs.tracking.params import PARENT_TAG
 from largebatch.jobs.tracking.parent_answer import ByBatch, ParentAnswer
 from largebatch.tuning.results.collect import collect_experiment
@@ -78,6 +78,18 @@ def test_a_study_is_one_tree_with_its_answer_at_the_top(study: Path, client: Any
 def test_whatever_of_a_study_is_named_stands_for_the_whole(study: Path) -> None:
     for named in (study, study / "sweep", study / "reference", study / "sweep" / "0000-batch-16-seed-0", study.parent):
         assert mirrored_in(named) == [study.resolve()]
+
+
+@pytest.mark.parametrize("is_listed", [False, True], ids=["runs", "runs/*"])
+def test_a_folder_of_runs_stands_for_what_is_in_it(is_listed: bool, tmp_path: Path) -> None:
+    """Its runs, sweeps and studies, and of a sweep's folder not each run once more."""
+    for file in ("a/spec.json", "a/environment.json", "sweep/parent.json", "sweep/b/spec.json", "sweep/b/environment.json",
+                 "study/sweep/parent.json", "study/c/spec.json", "study/c/environment.json", "mlflow-artifacts/x/artifacts/spec.json"):  # fmt: skip
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    (tmp_path / "mlflow.db").touch()
+    named = sorted(tmp_path.glob("*")) if is_listed else [tmp_path]
+    assert mirrored_among(named) == [tmp_path / name for name in ("a", "study/c", "study/sweep", "sweep")]
 
 
 def test_a_store_that_nobody_names_lies_beside_the_study(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:

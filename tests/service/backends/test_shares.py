@@ -13,6 +13,7 @@ from largebatch.service.api.requests import RunSubmit, SweepSubmit, job_of_run, 
 from largebatch.service.backends.base import job_arguments
 from largebatch.service.backends.ray import RayBackend, mlflow_environment
 from largebatch.service.job import Capacity, Job, Kind, Machine
+from largebatch.service.memory import GIB, memory_bytes
 from largebatch.service.present.job_plan import narrowed_in_words
 from largebatch.service.settings import Settings
 
@@ -84,22 +85,17 @@ def test_memory_is_held_as_cores_are() -> None:
         sweep(HERE, {"cpus_per_worker": 0.1}, cpus=2.0, memory_gib=20.0)
 
 
-@pytest.fixture
-def in_a_small_container(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The service's pod has 3 GiB; what its cluster has is another matter."""
-    monkeypatch.setattr("largebatch.service.settings.memory_bytes", lambda: 3 << 30)
-
-
-@pytest.mark.usefixtures("in_a_small_container")
 def test_memory_on_a_cluster_is_the_clusters_not_the_services_own() -> None:
-    assert Settings.read(cpus=8.0, gpus=0).memory_gib == pytest.approx(2.4)
+    """No machine that a service runs on has the memory that is held here."""
+    own_gib = memory_bytes() / GIB
+    assert Settings.read(cpus=8.0, gpus=0).memory_gib == pytest.approx(0.8 * own_gib)
     cluster = Settings.read(cpus=1.0, gpus=0, ray_address="http://head:8265")
-    assert run(cluster, workers="100").memory_gib == 150.0
+    assert run(cluster, workers="100000").memory_gib == 150_000.0 > own_gib
     for settings in (cluster, Settings.read(cpus=1.0, gpus=0, ray_address="http://head:8265", memory_gib=2.0)):
         with pytest.raises(InputError, match=r"memory_gib: 49 for all of its 100 processes is less than 0\.5 for each"):
             run(settings, workers="100", memory_gib=49.0)
-    for wide in (sweep(cluster, {"max_concurrent": 8}), sweep(cluster, cpus=8.0)):
-        assert (wide.cpus, wide.memory_gib, wide.spec["resources"]["max_concurrent"]) == (8.0, 12.0, 8)
+    for wide in (sweep(cluster, {"max_concurrent": 100_000}), sweep(cluster, cpus=100_000.0)):
+        assert (wide.cpus, wide.memory_gib, wide.spec["resources"]["max_concurrent"]) == (100_000.0, 150_000.0, 100_000)
         assert narrowed_in_words(wide, None) == []
     narrow = sweep(cluster, cpus=8.0, memory_gib=1.0)
     assert narrow.spec["resources"]["max_concurrent"] == 2
@@ -108,7 +104,6 @@ def test_memory_on_a_cluster_is_the_clusters_not_the_services_own() -> None:
     )
 
 
-@pytest.mark.usefixtures("in_a_small_container")
 @pytest.mark.parametrize(
     ("resources", "told"),
     [
@@ -120,7 +115,7 @@ def test_memory_on_a_cluster_is_the_clusters_not_the_services_own() -> None:
     ],
 )
 def test_a_sweep_that_memory_narrows_says_so(resources: dict[str, Any], told: str | None) -> None:
-    lines = narrowed_in_words(sweep(Settings.read(cpus=8.0, gpus=0), resources), resources.get("max_concurrent"))
+    lines = narrowed_in_words(sweep(Settings.read(cpus=8.0, gpus=0, memory_gib=2.4), resources), resources.get("max_concurrent"))
     assert [line.what for line in lines] == ["memory"] * (told is not None)
     assert all(line.how.startswith(told or "") for line in lines)
 

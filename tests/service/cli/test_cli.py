@@ -20,7 +20,6 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.run.run_folder import CHECKPOINTS, ENVIRONMENT, FIGURE, JOURNAL, PLAN, SPEC, SUMMARY
 from largebatch.jobs.spec.read import recipe_paths
-from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.service.cli.main import COMMANDS, app, main
 
 SMALL = document(
@@ -267,21 +266,6 @@ class TestCompare:
 def test_sync_of_no_run() -> None:
     with pytest.raises(ValueError, match=r"FOLDER: \. holds no runs"):
         largebatch("sync", ".")
-
-
-@pytest.mark.parametrize("place", ["runs", "runs/*"])
-def test_sync_of_a_folder_of_runs(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its runs, sweeps and studies, and of a sweep's folder not each run once more."""
-    for file in ("a/spec.json", "a/environment.json", "sweep/parent.json", "sweep/b/spec.json", "sweep/b/environment.json",
-                 "study/sweep/parent.json", "study/c/spec.json", "study/c/environment.json", "mlflow-artifacts/x/artifacts/spec.json"):  # fmt: skip
-        Path("runs", file).parent.mkdir(parents=True, exist_ok=True)
-        Path("runs", file).touch()
-    Path("runs/mlflow.db").touch()
-    seen: list[str] = []
-    for name in ("folder_mirror.sync_folder", "mlflow_mirror.sync_run"):
-        monkeypatch.setattr(f"largebatch.jobs.tracking.{name}", lambda run_dir: (seen.append(str(run_dir)), MirrorState())[1])
-    largebatch("sync", *sorted(map(str, Path().glob(place))))
-    assert seen == ["runs/a", "runs/study/c", "runs/study/sweep", "runs/sweep"]
 
 
 def commands(command: Any, name: str = "largebatch") -> Iterator[tuple[str, Any]]:

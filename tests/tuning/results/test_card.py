@@ -13,6 +13,7 @@ import yaml
 from command_line import largebatch
 from made_runs import BASE, TARGET, fine, made_folder, made_profile, made_run, sweep
 
+from largebatch.jobs.device import USUAL_THREADS
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.tasks.metric import Metric
@@ -29,6 +30,8 @@ from largebatch.tuning.sweep.space import with_fields
 BATCHES = (32, 128, 512, 2048)
 SPREAD = 0.005
 """Between seeds, as a share."""
+OTHER_THREADS = 1 if USUAL_THREADS > 1 else 2
+"""Not those that this process computes with."""
 
 
 def run(batch: int, seed: int = 0, factor: float = 1.0, optimizer: str = "sgd", num: int = 200, **changed: Any) -> RunResult:
@@ -329,15 +332,13 @@ class TestRecipe:
         assert shlex.split(recipe.command)[2:] == [os.fspath(folder / "spec.json"), "--data-dir", "/data of mine", "--workers", "4"]
 
     @pytest.mark.parametrize(
-        ("device", "threads", "begins"),
-        [("cpu (test)", 1, "OMP_NUM_THREADS=1 largebatch train "), ("cpu (test)", 4, "largebatch train "), ("cpu (test)", 10**6, "largebatch train "),
-         ("a GPU", 1, "largebatch train ")],
+        ("device", "threads", "is_named"),
+        [("cpu (test)", OTHER_THREADS, (os.cpu_count() or 1) >= OTHER_THREADS), ("cpu (test)", USUAL_THREADS, False), ("cpu (test)", 10**6, False),
+         ("a GPU", OTHER_THREADS, False)],
     )  # fmt: skip
-    def test_the_command_trains_with_the_threads_of_the_run(
-        self, device: str, threads: int, begins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_the_command_trains_with_the_threads_of_the_run(self, device: str, threads: int, is_named: bool, tmp_path: Path) -> None:
         """Where it is of a CPU, and this machine has so many."""
-        monkeypatch.setattr(ready_recipe, "USUAL_THREADS", 4)
+        begins = f"OMP_NUM_THREADS={threads} largebatch train " if is_named else "largebatch train "
         folder = made_folder(tmp_path, 128)
         (folder / "environment.json").write_text(json.dumps({"device": device, "torch_threads": threads}))
         recipe = card_of([replace(run(128, device=device), folder=folder)]).recipe
