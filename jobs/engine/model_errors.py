@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import LargebatchError, PlanError
-from largebatch.jobs.samples.trees import Tree, leaves
+from largebatch.jobs.samples.trees import Tree, dtype_name, leaves
 from largebatch.jobs.tasks.base import Task, is_of_task
-from largebatch.jobs.tasks.outputs import about_one, dtype_name, in_words
+from largebatch.jobs.tasks.outputs import about_one, in_words
 
 
 @contextmanager

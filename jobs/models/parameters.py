@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.trees import dtype_name
 
 TRAINABLE = (torch.float32, torch.float64, torch.bfloat16)
 
@@ -55,8 +56,8 @@ def refuse_sparse_gradients(model: nn.Module) -> None:
 
 def description(model: nn.Module) -> list[str]:
     """Every parameter and buffer in words. Ranks that add numbers up in one flat tensor must have all of this alike."""
-    params = [f"{name} ({_dtype(param)}, shape {tuple(param.shape)}, strides {param.stride()})" for name, param in model.named_parameters()]
-    return params + [f"the buffer {name} ({_dtype(buffer)}, shape {tuple(buffer.shape)})" for name, buffer in model.named_buffers()]
+    params = [f"{name} ({dtype_name(param)}, shape {tuple(param.shape)}, strides {param.stride()})" for name, param in model.named_parameters()]
+    return params + [f"the buffer {name} ({dtype_name(buffer)}, shape {tuple(buffer.shape)})" for name, buffer in model.named_buffers()]
 
 
 def refuse_unlike_first(own: list[str], first: list[str], rank: int) -> None:
@@ -70,12 +71,8 @@ def refuse_unlike_first(own: list[str], first: list[str], rank: int) -> None:
             )
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def _refuse_kind(name: str, param: Tensor) -> None:
-    dtype = _dtype(param)
+    dtype = dtype_name(param)
     if param.layout != torch.strided:
         raise PlanError("model", f"{name} is stored as {str(param.layout).removeprefix('torch.')}.", "Make it an ordinary (dense) tensor.")
     if param.is_complex():

@@ -90,3 +90,8 @@ def _children(tree: Tree) -> Iterator[tuple[Any, Tree]]:
 def is_whole(tensor: Tensor) -> bool:
     """Whether a tensor holds whole numbers."""
     return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """A tensor's type without torch's name."""
+    return str(tensor.dtype).removeprefix("torch.")

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.samples.trees import leaves
+from largebatch.jobs.samples.trees import dtype_name, leaves
 from largebatch.jobs.tasks.base import Batch, Forward, Task
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
-from largebatch.jobs.tasks.outputs import about_one, dtype_name, in_words, logits_of, wide
+from largebatch.jobs.tasks.outputs import about_one, in_words, logits_of, wide
 
 
 class Classification(Task):

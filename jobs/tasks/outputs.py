@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from largebatch.jobs.samples.trees import dtype_name
+
 
 def logits_of(output: Any) -> Tensor:
     """The logits: the output itself, its `logits` (as the models of transformers give them), or the first of a tuple."""
@@ -85,8 +87,3 @@ def in_words(inputs: Tensor) -> str:
 def about_one(inputs: Tensor) -> str:
     """What often loses the dimension of the samples where there is one sample alone."""
     return " A squeeze() without a dimension drops that of the samples." if len(inputs) == 1 else ""
-
-
-def dtype_name(tensor: Tensor) -> str:
-    """A tensor's type without torch's name."""
-    return str(tensor.dtype).removeprefix("torch.")

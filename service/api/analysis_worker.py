@@ -142,13 +142,12 @@ class AnalysisWorker:
         self,
         questions: str = "largebatch.service.api.analysis",
         timeout_s: float = TIMEOUT_S,
-        turn_s: float = TURN_S,
         most_bytes: int | None = None,
     ) -> None:
         self._questions, self._timeout_s = questions, timeout_s
         self._most_bytes = most_bytes or most_of(memory_bytes())
         self._pool = ProcessPool(1, initializer=_prepare, initargs=(self._most_bytes,), context=multiprocessing.get_context("spawn"))
-        self._turns, self._turn_s = Turns(MOST_OF_ONE, MOST_AT_ONCE, turn_s), turn_s
+        self._turns = Turns(MOST_OF_ONE, MOST_AT_ONCE, TURN_S)
 
     def ask(self, question: str, *arguments: Any, asker: str = "") -> Any:
         """The answer. Raises: what the question raises; TooHeavyError if it takes too long or too much, or its process dies; FaultError."""
@@ -173,7 +172,7 @@ class AnalysisWorker:
         answered = f"{self._timeout_s:g} s at most"
         if num := self._turns.num_before(asker):
             others = "1 other question is" if num == 1 else f"{num} other questions are"
-            return f"Waits for its turn: {others} before it. The turn comes within {self._turn_s:g} s, or it is given up; then it takes {answered}."
+            return f"Waits for its turn: {others} before it. The turn comes within {TURN_S:g} s, or it is given up; then it takes {answered}."
         return f"Being worked out: {answered}."
 
     def close(self) -> None:

@@ -55,15 +55,14 @@ class RateLimit:
 
 
 class StreamLimit:
-    """So many event streams of each owner at a time; of the event loop alone. Args: most: asked anew each time."""
+    """So many event streams of each owner at a time; of the event loop alone."""
 
-    def __init__(self, most: Callable[[], int] = lambda: most_connections() // STREAMS_PART) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
     def refuse_more(self, owner: str) -> None:
         """Raise TooManyRequestsError where an owner has as many as may be."""
-        if self._open[owner] >= (most := self._most()):
+        if self._open[owner] >= (most := most_connections() // STREAMS_PART):
             raise TooManyRequestsError("", f"{most} event streams of yours are open.", "Close one of them.")
 
     async def counted(self, owner: str, frames: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -60,7 +60,7 @@ class BranchedBatch(Answer):
     num_orders: int
 
 
-def critical_batch(losses: Losses, multiples: Sequence[int], global_batch_size: int, tolerance: float | None = None, seed: int = 0) -> BranchedBatch:
+def critical_batch(losses: Losses, multiples: Sequence[int], global_batch_size: int, tolerance: float | None = None) -> BranchedBatch:
     """The critical batch from smoothed losses.
 
     Args:
@@ -77,7 +77,7 @@ def critical_batch(losses: Losses, multiples: Sequence[int], global_batch_size: 
     spread = float(losses[:, 0].std(ddof=1))
     tau = spread / _median_of_spreads(freedom) if tolerance is None else tolerance
 
-    draws = np.random.default_rng(seed)
+    draws = np.random.default_rng(0)
     deviations = (excess[:, :num_finite] - mean[:num_finite]) / np.sqrt(freedom)  # d' d is the covariance of a row
     scale, tau_scale = (np.sqrt(freedom / draws.chisquare(freedom, NUM_DRAWS)) for _ in range(2))
     shifts = draws.normal(size=(NUM_DRAWS, num_orders)) @ deviations * (scale / np.sqrt(num_orders))[:, None]

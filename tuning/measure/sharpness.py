@@ -22,8 +22,11 @@ from largebatch.tuning.measure.subspace import Subspace
 Vector = NDArray[np.float64]
 MOSTLY_SLOPE = 0.5
 """Of a sharpness: from such a share on a person is told."""
-SIZE_ITERATIONS = 30
-"""Of power iteration, for the size of the Hessian."""
+SIZE_ITERATIONS, POWER_ITERATIONS = 30, 300
+"""Of power iteration, for the size of the Hessian, and then for its top eigenvalue."""
+TOLERANCE = 0.01
+"""Of the top eigenvalue, relative."""
+LANCZOS_RESTARTS = 100
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Sharpness(NamedTuple):
 
 
 def epsilon_sharpness(
-    solution: Solution, epsilon: float, dimensions: int | None = None, seed: int = 0, length: float = 1.0, search: BoxSearch | None = None
+    solution: Solution, epsilon: float, dimensions: int | None = None, length: float = 1.0, search: BoxSearch | None = None
 ) -> Sharpness:
     """The largest relative growth of f in a small box, by L-BFGS-B as in the paper, or at the corner where the gradient points.
 
@@ -70,7 +73,7 @@ def epsilon_sharpness(
     Raises: InputError for a model without a gradient in evaluation mode; FaultError.
     """
     start = solution.weights
-    space = None if dimensions is None else Subspace(start, min(dimensions, len(start)), seed)
+    space = None if dimensions is None else Subspace(start, min(dimensions, len(start)), seed=0)
     reach = epsilon * (start.abs() + 1) if space is None else epsilon * length * (space.seen_from(start).abs() / length + 1)
     try:
         return Sharpness(epsilon, None if space is None else space.dimensions, *_largest_growth(solution, reach, space, search or BoxSearch()))
@@ -114,12 +117,11 @@ def _largest_growth(solution: Solution, box: Tensor, space: Subspace | None, sea
     return value, linear, curved
 
 
-def top_eigenvalue(solution: Solution, tolerance: float = 0.01, lanczos_restarts: int = 100, power_iterations: int = 300) -> float | None:
+def top_eigenvalue(solution: Solution) -> float | None:
     """The largest eigenvalue of the Hessian of f, its curvature in the steepest direction, by Lanczos (scipy's eigsh) on Hessian-vector products.
 
     Where Lanczos does not converge, as near a Hessian of zeros, power iteration takes over; None where that does not settle either.
 
-    Args: tolerance: relative.
     Raises: InputError for a model that has no second derivative; FaultError.
     """
     weights = solution.weights
@@ -134,9 +136,9 @@ def top_eigenvalue(solution: Solution, tolerance: float = 0.01, lanczos_restarts
     start = np.random.default_rng(0).standard_normal(size)
     operator = LinearOperator((size, size), matvec=times, dtype=np.float64)
     try:
-        return float(eigsh(operator, k=1, which="LA", tol=tolerance, v0=start, maxiter=lanczos_restarts, return_eigenvectors=False)[0])
+        return float(eigsh(operator, k=1, which="LA", tol=TOLERANCE, v0=start, maxiter=LANCZOS_RESTARTS, return_eigenvectors=False)[0])
     except ArpackError:
-        return top_by_power_iteration(times, start, tolerance, power_iterations)
+        return top_by_power_iteration(times, start, TOLERANCE, POWER_ITERATIONS)
 
 
 def top_by_power_iteration(times: Callable[[Vector], Vector], start: Vector, tolerance: float, iterations: int) -> float | None:

@@ -1,7 +1,5 @@
 """Images of classes with captions of a few words, as bytes: pairs for a contrastive task."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -15,9 +13,9 @@ VOCABULARY_SIZE = 256
 LENGTH = max(len(template.format(word)) for template in TEMPLATES for word in CIFAR10_CLASSES)
 
 
-def captions(labels: Tensor, part: str, classes: Sequence[str] = CIFAR10_CLASSES) -> Tensor:
+def captions(labels: Tensor, part: str) -> Tensor:
     """(n, LENGTH) int64: the bytes of each sample's caption. Args: part: which part the samples are of; another draws other templates."""
-    texts = [template.format(word) for template in TEMPLATES for word in classes]
+    texts = [template.format(word) for template in TEMPLATES for word in CIFAR10_CLASSES]
     table = torch.tensor([list(text.encode().ljust(LENGTH, b"\0")) for text in texts])
     templates = integers(key("captions", part), torch.arange(len(labels)), 0, len(TEMPLATES) - 1)
-    return table[templates * len(classes) + labels]
+    return table[templates * len(CIFAR10_CLASSES) + labels]

@@ -40,14 +40,12 @@ def evaluate(
     batches: Batches,
     num_samples: int,
     precision: str,
-    on_progress: Callable[[int], Any] = lambda done: None,
     notify: Callable[[str], Any] = lambda text: None,
 ) -> Scores:
     """The scores on samples 0 ... num_samples - 1, every one once, each rank counting its share; the references, where there are some, too.
 
     Args:
         precision: "float32" or "bfloat16".
-        on_progress: told how many samples are done.
         notify: told in words when memory ran out and fewer samples are passed forward at once.
     Raises: LargebatchError, the same on every rank, for a sample that cannot be read or where not even one fits.
     """
@@ -67,7 +65,6 @@ def evaluate(
                 continue
             _keep(seen, kept)
             start = samples.stop
-            on_progress(start - share.start)
         return kept
 
     references = state.references

@@ -15,7 +15,7 @@ from largebatch.jobs.engine.model_check.passes import before_each_run
 from largebatch.jobs.engine.model_errors import errors_in_words
 from largebatch.jobs.engine.warm_up import untouched
 from largebatch.jobs.models.modes import without_gradient
-from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, forward_pass_of, ghost_norms, refusal, statistics_of
+from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, copied_statistics, forward_pass_of, ghost_norms, refusal, statistics_of
 from largebatch.jobs.models.sample_dropout import sample_dropouts, set_dropout_keys
 from largebatch.jobs.samples.keyed_random import key, seed_draws
 from largebatch.jobs.samples.slice import Slice
@@ -46,7 +46,7 @@ def refuse_mixed_groups(model: nn.Module, batch: Tree, call: Call) -> None:
     try:
         with errors_in_words(batch, "training"):
             _refuse_own_ways(model, norms, batch, call)
-            before = {number: _statistics(norm) for number, norm in norms.items()}
+            before = {number: copied_statistics(norm) for number, norm in norms.items()}
             at_once, halves = (_moved(model, norms, batch, call, size) for size in (NUM_SAMPLES, SPAN))
             differing = [run for run in at_once if _differ(at_once[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
             if not differing:
@@ -69,12 +69,8 @@ def _moved(model: nn.Module, norms: dict[int, GhostNorm], batch: Tree, call: Cal
             seed_draws(key("norms", seed), device)
             forward_pass.begin(size)
             call(model, map_leaves(Tensor.clone, rows(batch, start, start + size)))
-        own = {(number, 0): _statistics(norm) for number, norm in norms.items()}
+        own = {(number, 0): copied_statistics(norm) for number, norm in norms.items()}
         return own | {run: statistics for run, statistics in forward_pass.apart.items() if run[0] in norms}
-
-
-def _statistics(norm: GhostNorm) -> Statistics:
-    return {name: value.clone() for name, value in statistics_of(norm).items()}
 
 
 def _differ(statistics: Statistics, others: Statistics, before: Statistics) -> bool:
@@ -108,7 +104,7 @@ def _refuse_own_way(norm: GhostNorm, rows: Tensor) -> None:
             value.fill_(3 if name == "num_batches_tracked" else begin)
         seed_draws(key("norms"), rows.device)
         outputs.append(norm.own_forward(rows.clone()))
-        ends.append(_statistics(norm))
+        ends.append(copied_statistics(norm))
     if not isinstance(outputs[0], Tensor) or outputs[0].shape[:1] != rows.shape[:1]:
         raise refusal(norm, "does not give a row for each row")
     if not torch.allclose(outputs[0], outputs[1], rtol=1e-3, atol=1e-4):

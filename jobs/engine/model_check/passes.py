@@ -20,10 +20,10 @@ from largebatch.jobs.models.sample_dropout import SampleDropout, sample_dropouts
 from largebatch.jobs.models.snapshot import Snapshot
 from largebatch.jobs.samples.keyed_random import key, seed_draws
 from largebatch.jobs.samples.slice import Slice
-from largebatch.jobs.samples.trees import Tree, map_leaves, num_samples, rows
+from largebatch.jobs.samples.trees import Tree, dtype_name, map_leaves, num_samples, rows
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
-from largebatch.jobs.tasks.outputs import dtype_name, tensors_of
+from largebatch.jobs.tasks.outputs import tensors_of
 
 GROUP = 4
 """Samples that share batch-norm's statistics in these passes."""

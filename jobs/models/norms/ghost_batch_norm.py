@@ -123,6 +123,11 @@ def statistics_of(norm: GhostNorm) -> dict[str, Tensor]:
     return {name: value for name in STATISTICS if (value := getattr(norm, name)) is not None}
 
 
+def copied_statistics(norm: GhostNorm) -> dict[str, Tensor]:
+    """The same as they are now."""
+    return {name: value.clone() for name, value in statistics_of(norm).items()}
+
+
 def refusal(norm: GhostNorm, problem: str) -> PlanError:
     """The error of a norm that cannot take its statistics over `span` samples."""
     return PlanError(

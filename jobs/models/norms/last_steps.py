@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from largebatch.jobs.errors import PlanError
-from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms, statistics_of
+from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, copied_statistics, ghost_norms, statistics_of
 
 COUNT = "num_batches_tracked"
 Statistics = dict[str, dict[str, Tensor]]
@@ -57,7 +57,7 @@ class LastSteps:
         """Put the mean over the last steps in the place of that over the step that has ended."""
         if self._num_steps == 1:
             return
-        steps = [*self._earlier, {norm.ghost.name: _copies(norm) for norm in self._norms}]
+        steps = [*self._earlier, {norm.ghost.name: copied_statistics(norm) for norm in self._norms}]
         for norm in self._norms:
             of_steps = [step[norm.ghost.name] for step in steps]
             counts = torch.stack([statistics[COUNT] for statistics in of_steps])
@@ -82,7 +82,3 @@ class LastSteps:
 
 def _moving(model: nn.Module) -> list[GhostNorm]:
     return [norm for norm in ghost_norms(model) if norm.moves_statistics]
-
-
-def _copies(norm: GhostNorm) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in statistics_of(norm).items()}
