@@ -10,13 +10,11 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from largebatch.jobs.errors import InputError, SpecError, nearest
 from largebatch.jobs.launch.options import read_workers
 from largebatch.jobs.run.records import Outcome
-from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_beyond
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -27,7 +25,7 @@ from largebatch.service.present.job_plan import runs_at_once
 from largebatch.service.settings import Settings
 from largebatch.tuning.study.options import compared_optimizers, refuse_unstudied
 from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields
-from largebatch.tuning.sweep.space import groups, refuse_impossible, with_fields
+from largebatch.tuning.sweep.space import groups, refuse_impossible, sweep_spec, with_fields
 from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 
 LONGEST_PATH = 200
@@ -217,10 +215,7 @@ def job_of_sweep(submission: SweepSubmit, owner: str, settings: Settings) -> Job
         raise InputError("sweep", "sweeps need a folder that machines share, and this service keeps runs by URI.", "Send runs, or ask its operator.")
     document = _mapping("sweep", submission.sweep)
     refuse_beyond(document, "spec", OVER_THE_NETWORK)
-    try:
-        sweep = SweepSpec.model_validate(document)
-    except pydantic.ValidationError as error:
-        raise first_mistake(error, SweepSpec) from None
+    sweep = sweep_spec(document)
     spaces = [sweep.search.space, *sweep.search.by_optimizer.values()]
     lists = [*sweep.each.values(), *(values for space in spaces for values in space.values() if isinstance(values, list))]
     if max(map(len, lists), default=0) > MOST_VALUES or max(sweep.repeats, sweep.search.trials or 0) > MOST_RUNS:

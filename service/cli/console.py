@@ -25,6 +25,11 @@ def time_left(seconds: float | None) -> str:
     return "--:-- left" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 
+def print_plain(console: Console, text: str) -> None:
+    """A line that stays, beside whatever is drawn, with no mark-up and no breaks of its own."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def _progress(record: StepRecord) -> float:
     """Where the schedules stand, in samples."""
     return record.samples_seen if record.schedule_samples is None else record.schedule_samples
@@ -40,7 +45,7 @@ def told_while_working() -> Iterator[Callable[[str], None]]:
             nonlocal told_at_s
             status.update(text)
             if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
-                console.print(text, highlight=False, markup=False, soft_wrap=True)
+                print_plain(console, text)
                 told_at_s = time.monotonic()
 
         yield tell
@@ -87,7 +92,7 @@ class TrainingView:
 
     def notice(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_plain(self._console, text)
 
     def record(self, record: Record) -> None:
         """Show what is new, a few times a second at most."""

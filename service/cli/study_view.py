@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from signal import Signals
 
@@ -17,7 +18,7 @@ from largebatch.jobs.preparing.examine import examine
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
-from largebatch.service.cli.console import PLAIN_EVERY_S, time_left
+from largebatch.service.cli.console import PLAIN_EVERY_S, print_plain, time_left
 from largebatch.service.cli.sweep_view import run_with_view
 from largebatch.tuning.files import PROFILE, STUDY
 from largebatch.tuning.study.options import (
@@ -100,9 +101,7 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
         options = SweepOptions(sweep_dir, data_dir, device, warm=warm, is_mirrored=True)
         return run_with_view(sweep, base, num_runs, options, when_over=lambda folder: None, console=console, after_s=after_s).num_left
 
-    def notice(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    notice = partial(print_plain, console)
     with exclusive(folder, "study"), console.status("getting ready") as status, MirrorProcess(spec) as mirror:
         asked = threading.Event()
 
@@ -134,7 +133,7 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
             leave_if_asked()
             status.update(f"{fraction:.0%} {text}")
             if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
-                console.print(f"{fraction:.0%} {text}", highlight=False, markup=False, soft_wrap=True)
+                notice(f"{fraction:.0%} {text}")
                 told_at_s = time.monotonic()
 
         options = StudyOptions(

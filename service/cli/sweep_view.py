@@ -15,7 +15,7 @@ from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.cli.console import time_left
+from largebatch.service.cli.console import print_plain, time_left
 from largebatch.tuning.results.analysis.configurations import score_spread, spread
 from largebatch.tuning.sweep.ledger import Ledger, Trial
 from largebatch.tuning.sweep.space import SweepGroup, group_name, groups
@@ -93,7 +93,7 @@ class SweepView:
 
     def notice(self, text: str) -> None:
         """A line that stays."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        print_plain(self._console, text)
 
     @property
     def _num_over(self) -> int:

@@ -50,13 +50,17 @@ def find_sweep(sweep: str) -> Path:
     return known[sweep]
 
 
-def read_sweep(path: Path) -> SweepSpec:
-    """A sweep from a YAML or JSON file. Raises: SpecError."""
-    document = read_document(path)
+def sweep_spec(document: Any) -> SweepSpec:
+    """A sweep from a document. Raises: SpecError."""
     try:
-        sweep = SweepSpec.model_validate(document)
+        return SweepSpec.model_validate(document)
     except pydantic.ValidationError as error:
         raise first_mistake(error, SweepSpec) from None
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """A sweep from a YAML or JSON file. Raises: SpecError."""
+    sweep = sweep_spec(read_document(path))
     return sweep if sweep.name is not None else sweep.model_copy(update={"name": path.stem})
 
 

@@ -6,24 +6,21 @@ from typing import Annotated
 
 import typer
 
-from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.journal import failure, read_records
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.streams import print_answer
-from largebatch.jobs.whole_files import storage_errors
 from largebatch.service.cli.answer.runs import gather
-from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unwritable_file
+from largebatch.service.cli.figure_file import refuse_figure, write_figure
+from largebatch.service.cli.options import AsJson, RunsToRead
 from largebatch.service.cli.tables import print_runs
 from largebatch.service.cli.typer_parameters import spread
-from largebatch.tuning.report.picture_pen import write_png
-from largebatch.tuning.report.plotly_pen import write_page
 from largebatch.tuning.report.run_figures import beside_each_other, judged_by, score_curves
 from largebatch.tuning.results.findings import NothingEndedError
 from largebatch.tuning.results.phrases import listed
 from largebatch.tuning.results.run_result import what_differs
 from largebatch.tuning.results.wording import disturbance_in_words
 
-WRITERS = {".html": write_page, ".png": write_png}
 RunsToCompare = Annotated[RunsToRead, "folders", "experiment", "mlflow_uri", "mapping"]
 
 app = typer.Typer()
@@ -40,10 +37,7 @@ def compare(
 
     Runs that have not ended are left out, in words. A sweep stands for its runs, a study for those of its sweep.
     """
-    if figure is not None:
-        if figure.suffix not in WRITERS:
-            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
-        refuse_unwritable_file("--figure", figure)
+    refuse_figure(figure)
     results, missing = gather(runs)
     if not results:
         raise NothingEndedError.beside(missing)
@@ -51,9 +45,7 @@ def compare(
         if len(metrics := list(dict.fromkeys(map(judged_by, results)))) > 1:
             hint = "Give the runs of one of them, or leave --figure out."
             raise InputError("--figure", f"these runs are judged by {listed(metrics)}, which share no axis.", hint)
-        with storage_errors(figure):
-            figure.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[figure.suffix](score_curves(results), figure)
+        write_figure(figure, score_curves(results))
     rows = [
         {"recipe": result.name, "optimizer": result.optimizer, "differs": differs, **result.summary.model_dump(mode="json")}
         for result, differs in zip(results, what_differs(results), strict=True)

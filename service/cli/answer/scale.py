@@ -9,11 +9,10 @@ import typer
 
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.streams import print_answer
-from largebatch.jobs.whole_files import storage_errors
 from largebatch.service.cli.answer.cluster_options import MACHINES, ClusterOptions
-from largebatch.service.cli.answer.compare import WRITERS
 from largebatch.service.cli.answer.runs import gather, read_profile
-from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive, refuse_unwritable_file, whole_numbers
+from largebatch.service.cli.figure_file import refuse_figure, write_figure
+from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive, whole_numbers
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.batch_figures import time_on_workers
@@ -54,7 +53,7 @@ def scale(
         raise SpecError("--profile", "is missing.", "Make one: largebatch profile RECIPE --output profile.json")
     refuse_unless_positive("--target", runs.target)
     cluster.check()
-    _refuse_figure(figure)
+    refuse_figure(figure)
     profile, curve = read_profile(runs.profile), _known(critical_batch, min_samples)
     counts, notes = _counts(workers, cluster, profile.num_train_samples)
     findings = None if curve is not None else _fitted(runs)
@@ -77,9 +76,7 @@ def scale(
         f"critical batch {profile.unit.words(curve.critical_batch_size)}, gradient {profile.gradient_bytes / 2**20:,.1f} MiB, {cluster.words(beside)}"
     )
     if figure is not None:
-        with storage_errors(figure):
-            figure.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[figure.suffix](time_on_workers(points, profile.unit, f"{profile.recipe}, {profile.device}; {words}"), figure)
+        write_figure(figure, time_on_workers(points, profile.unit, f"{profile.recipe}, {profile.device}; {words}"))
     if as_json:
         print_answer(json.dumps([point._asdict() for point in points]))
         for note in notes:
@@ -89,12 +86,6 @@ def scale(
     print(f"A model, not a measurement: {words}.")
     for note in notes:
         print(note)
-
-
-def _refuse_figure(figure: Path | None) -> None:
-    if figure is not None and figure.suffix not in WRITERS:
-        raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
-    refuse_unwritable_file("--figure", figure)
 
 
 def _counts(workers: str | None, cluster: ClusterOptions, num_samples: int) -> tuple[list[int], list[str]]:

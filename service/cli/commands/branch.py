@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from largebatch.jobs.launch.signals import stop_requests
 from largebatch.jobs.plan.learning_rate import FOLLOWS
 from largebatch.jobs.run.run_folder import SPEC, exclusive
 from largebatch.jobs.streams import print_answer
-from largebatch.service.cli.console import time_left
+from largebatch.service.cli.console import print_plain, time_left
 from largebatch.service.cli.options import AsJson, refuse_unless_positive, seconds_of, whole_numbers
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
@@ -91,9 +92,7 @@ def branch(
 def _branch_with_view(origin: Origin, ask: Ask, tolerance: float | None, trainer: Trainer) -> Left:
     """Show each branch while it trains; a signal asks to stop, in this process after the step under way."""
     console, stops = Console(stderr=True), False
-
-    def notice(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    notice = partial(print_plain, console)
 
     def stop(number: Signals, is_impatient: bool) -> str:
         nonlocal stops

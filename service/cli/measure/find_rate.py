@@ -8,16 +8,14 @@ from typing import Annotated
 import typer
 
 from largebatch.jobs.device import choose_device, device_name
-from largebatch.jobs.errors import SpecError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.launch.options import DataDir, Device, Overrides
 from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tracking.params import flat
-from largebatch.jobs.whole_files import storage_errors
-from largebatch.service.cli.answer.compare import WRITERS
 from largebatch.service.cli.console import told_while_working
-from largebatch.service.cli.options import AsJson, Recipe, refuse_unwritable_file, whole_numbers
+from largebatch.service.cli.figure_file import refuse_figure, write_figure
+from largebatch.service.cli.options import AsJson, Recipe, whole_numbers
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.measure.rates import BatchRate, Rates, find_rates, rates_chart
@@ -43,10 +41,7 @@ def find_rate(
     About ten runs a batch, each the recipe in miniature, judged by its loss at the end. Rates a factor of 4 apart until the best has worse ones on
     both sides, then 2, then 1.4.
     """
-    if figure is not None:
-        if figure.suffix not in WRITERS:
-            raise SpecError("--figure", f"{figure.name} ends in neither .html nor .png.", "Choose one of the two.")
-        refuse_unwritable_file("--figure", figure)
+    refuse_figure(figure)
     sizes = whole_numbers("--batches", batches) if batches else None
     spec, torch_device = read_spec(recipe, overrides), choose_device(device)
     with told_while_working() as tell:
@@ -57,9 +52,7 @@ def find_rate(
     if figure is not None:
         fields = flat(spec.model_dump(mode="json"))
         setting = f"{part_in_words(fields, 'model')} on {part_in_words(fields, 'dataset')}, {spec.optimizer.label}, {device_name(torch_device)}"
-        with storage_errors(figure):
-            figure.parent.mkdir(parents=True, exist_ok=True)
-            WRITERS[figure.suffix](rates_chart(rates, setting), figure)
+        write_figure(figure, rates_chart(rates, setting))
     commands = [_command(recipe, overrides, found) for found in rates.batches]
     if as_json:
         found = [{**found.model_dump(), "command": command} for found, command in zip(rates.batches, commands, strict=True)]
