@@ -50,7 +50,7 @@ class RayTrainer:
         """See `Trainer`."""
         try:
             while self._begin(branches) and not should_stop():
-                for news in self._actors.wait(POLL_S):
+                for news in self._actors.news(POLL_S):
                     result = self._take(news, notify)
                     if result is not None:
                         yield result

@@ -55,12 +55,12 @@ class RayActors:
         return self._free.pop() if self._free else None
 
     def await_answer(self, actor: Any, reference: Any) -> None:
-        """Let `wait` tell what comes of a call of the actor's. Args: reference: what the call returned."""
+        """Let `news` tell what comes of a call of the actor's. Args: reference: what the call returned."""
         self._working[reference] = actor
 
-    def release(self, actor: Any) -> None:
+    def release(self, process: Any) -> None:
         """Its work is over: it is free again."""
-        self._free.append(actor)
+        self._free.append(process)
 
     def end(self) -> None:
         """End all of them, also in the middle of their work."""
@@ -69,7 +69,7 @@ class RayActors:
                 ray.kill(actor)
         self._starting, self._working, self._free = {}, {}, []
 
-    def wait(self, seconds: float) -> list[ActorNews]:
+    def news(self, seconds: float) -> list[ActorNews]:
         """What has come of them; returns as soon as there is something. Raises: GoneError if Ray is gone, or all its machines."""
         try:
             ready, _ = ray.wait([*self._working, *self._starting], timeout=seconds)

@@ -15,7 +15,7 @@ TRIAL_MEMORY = 2**20
 the cores that their own workers wait for."""
 
 
-class RayProcesses:
+class RayProcesses(RayActors):
     """See `Processes`. This process is connected to Ray. Args: shares: what each run gets."""
 
     def __init__(self, shares: Shares) -> None:
@@ -24,28 +24,16 @@ class RayProcesses:
         else:
             resources = {"num_cpus": 0, "memory": TRIAL_MEMORY}
         actor_class: Any = ray.remote(TrialActor).options(**resources)
-        self._actors = RayActors(actor_class.remote)
-
-    def provide(self, number: int) -> None:
-        """See `Processes`."""
-        self._actors.provide(number)
-
-    def take(self) -> Any:
-        """See `Processes`."""
-        return self._actors.take()
+        super().__init__(actor_class.remote)
 
     def begin(self, process: Any, spec: TrainSpec, options: TrialOptions, run_id: str) -> None:
         """See `Processes`."""
-        self._actors.await_answer(process, process.begin.remote(spec, options, run_id))
+        self.await_answer(process, process.begin.remote(spec, options, run_id))
 
     def go_on(self, process: Any, ends_early: bool) -> None:
         """See `Processes`."""
-        self._actors.await_answer(process, process.go_on.remote(ends_early))
+        self.await_answer(process, process.go_on.remote(ends_early))
 
     def wait(self, seconds: float) -> list[News]:
         """See `Processes`."""
-        return [News(actor, answer) for actor, answer in self._actors.wait(seconds)]
-
-    def release(self, process: Any) -> None:
-        """See `Processes`."""
-        self._actors.release(process)
+        return [News(actor, answer) for actor, answer in self.news(seconds)]
