@@ -22,7 +22,7 @@ from largebatch.tuning.report.report import write_report
 from largebatch.tuning.report.run_figures import score_curves
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
-from largebatch.tuning.results.card.begun_from import BegunFrom
+from largebatch.tuning.results.background import BegunFrom
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.wording import answer_of, as_counted_by
 from largebatch.tuning.sweep.spec import SweepSpec
