@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_runs import ROOT
 
 HERE = Path(__file__).parent
 
@@ -23,17 +24,23 @@ def why_not() -> str | None:
     return f"this machine refuses a network namespace: {made.stderr.strip()}" if made.returncode else None
 
 
+def played(scenario: str, tmp_path: Path, timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    """A scenario in a process of its own, which finds what tests share as this one does."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", HERE)))}
+    return subprocess.run([sys.executable, HERE / scenario, tmp_path], capture_output=True, text=True, timeout=timeout_s, cwd=HERE, env=environment)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_run_across_two_hosts_survives_a_lost_host(tmp_path: Path) -> None:
     reason = why_not()
     if reason:
         pytest.skip(reason)
-    done = subprocess.run([sys.executable, HERE / "namespace_scenario.py", tmp_path], capture_output=True, text=True, timeout=580)
+    done = played("namespace_scenario.py", tmp_path, 580)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.slow
 def test_a_lost_machine_leaves_the_run_to_the_others_until_it_comes_back(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, HERE / "elastic_scenario.py", tmp_path], capture_output=True, text=True, timeout=280, cwd=HERE)
+    done = played("elastic_scenario.py", tmp_path, 280)
     assert done.returncode == 0, done.stderr[-3000:]
