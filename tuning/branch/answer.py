@@ -16,7 +16,7 @@ from largebatch.tuning.branch.train import BranchResult
 from largebatch.tuning.branch.tuned import TRIED, tuned_losses
 from largebatch.tuning.results.answers import Answer
 from largebatch.tuning.results.phrases import number
-from largebatch.tuning.results.unit import Unit, unit_of
+from largebatch.tuning.results.unit import Unit, in_digits, unit_of
 
 FEWEST_ORDERS, FEW_ORDERS = 2, 2
 """One order of samples says nothing of how much another would change, and so many say little."""
@@ -210,7 +210,7 @@ def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
         return (
             f"No schedule: twice the batch of {unit.batch(answer.global_batch_size)} is not without loss from any of these checkpoints to the last."
         )
-    steps = ", ".join(f"{unit.batch(answer.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
+    steps = ", ".join(f"{unit.batch(answer.global_batch_size * factor)} from epoch {in_digits(epoch, 3)}" for epoch, factor in schedule.growth)
     samples = schedule.num_more_samples
     more = f", over {unit.words(abs(samples))} {'more' if samples > 0 else 'fewer (batch.last: drop)'}" if samples else ""
     return f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer{more}."
@@ -218,4 +218,5 @@ def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
 
 def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
-    return f"{low:.2g}" if f"{low:.2g}" == f"{high:.2g}" else f"{low:.2g} to {high:.2g}"
+    ends = in_digits(low, 2), in_digits(high, 2)
+    return ends[0] if ends[0] == ends[1] else " to ".join(ends)

@@ -15,9 +15,9 @@ from largebatch.tuning.results.analysis.scaling_model import Scaled
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import momentum_name
+from largebatch.tuning.results.phrases import momentum_name, seconds_in_words
 from largebatch.tuning.results.run_result import differences_in_words
-from largebatch.tuning.results.unit import SAMPLES, Unit
+from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits
 
 BATCH = "global batch size"
 LIMIT_COLOURS = {"compute": 0, "critical batch": 1, "link inside": 2, "link between": 3, "memory": 4, "evaluation": 5, "start-up": 6}
@@ -137,8 +137,8 @@ def frontiers(findings: Findings) -> list[Chart]:
     draws: Draws = "line" if is_several else "both"
     standing = Series(
         "frontier", [point.seconds for point in points], [point.score for point in points], draws=draws, colour=colour,
-        notes=[f"batch {point.global_batch_size:,} with {point.optimizer}: {findings.metric.format(point.score)} after {point.seconds:.3g} s"
-               for point in points],
+        notes=[f"batch {at.global_batch_size:,} with {at.optimizer}: {findings.metric.format(at.score)} after {seconds_in_words(at.seconds)}"
+               for at in points],
     )  # fmt: skip
     of_sweep = (
         " of the sweep, of which neither the recipe as it was nor the runs to the end are" if findings.begun_from and findings.begun_from.run else ""
@@ -260,7 +260,7 @@ def _cell(tried: Configuration | None, column: Sequence[Configuration]) -> str:
         return "" if tried is None else "missed"
     soonest = min(column, key=lambda other: other.rank)
     is_tied = tried is not soonest and overlaps(tried.seconds, soonest.seconds)
-    return f"{TIED if is_tied else ''}{tried.seconds.median:.3g}"
+    return f"{TIED if is_tied else ''}{in_digits(tried.seconds.median, 3)}"
 
 
 def profile_charts(profile: Profile) -> list[Chart]:
@@ -304,7 +304,7 @@ def time_on_workers(points: Sequence[Scaled], unit: Unit, caption: str) -> Chart
     ]
     for limit in dict.fromkeys(point.limited_by for point in points):
         some = [point for point in points if point.limited_by == limit]
-        notes = [f"batch {unit.batch(point.global_batch_size)}, {point.seconds:,.3g} s" for point in some]
+        notes = [f"batch {unit.batch(point.global_batch_size)}, {seconds_in_words(point.seconds)}" for point in some]
         x, y = [point.num_workers for point in some], [point.seconds for point in some]
         series.append(Series(f"limited by {limit}", x, y, draws="marks", mark_size=1.6, colour=LIMIT_COLOURS[limit], notes=notes))
     beyond = [point for point in points if point.beyond]
@@ -358,7 +358,7 @@ def _missed(findings: Findings, field: str, name: str, unit: Unit) -> list[Serie
         return []
     batches = [missed.global_batch_size for missed in findings.missed]
     used = [unit.of(median(getattr(run.summary, field) for run in missed.runs)) for missed in findings.missed]
-    notes = [f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {amount:,.4g} {name}"
+    notes = [f"batch {missed.global_batch_size:,}: {missed.seconds.text}, ended after {in_digits(amount, 4)} {name}"
              for missed, amount in zip(findings.missed, used, strict=True)]  # fmt: skip
     return [Series("missed", batches, used, draws="marks", symbol="x", colour=6, notes=notes)]
 

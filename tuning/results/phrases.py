@@ -6,7 +6,7 @@ from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.unit import SAMPLES, Unit
+from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits
 
 
 def number(value: float | None, form: str) -> str:
@@ -45,7 +45,7 @@ def listed(names: Iterable[str]) -> str:
 
 def seconds_in_words(seconds: float) -> str:
     """`0.159 s`, `1,240 s`."""
-    return f"{seconds:,.0f} s" if seconds >= 1000 else f"{seconds:.3g} s"
+    return f"{in_digits(seconds, 3)} s"
 
 
 def settings_in_words(choice: Choice, unit: Unit = SAMPLES) -> str:

@@ -4,6 +4,18 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 
+def in_digits(value: float, digits: int = 6) -> str:
+    """So many digits that count, as `%g` writes them; a number that has more before its point in full: `0.0412`, `1.5`, `12,345`."""
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e+" in text else text
+
+
+def times_in_words(factor: float, digits: int = 3) -> str:
+    """`1.51 times`; one that so few digits would call 1 has four: `1.002 times`."""
+    text = in_digits(factor, digits)
+    return f"{f'{factor:.4g}' if text == '1' else text} times"
+
+
 class Unit(NamedTuple):
     """Samples, or tokens."""
 
@@ -16,8 +28,9 @@ class Unit(NamedTuple):
         return num_samples * self.per_sample
 
     def words(self, num_samples: float) -> str:
-        """`1,024 samples`, or `131,072 tokens`."""
-        return f"{self.of(num_samples):,.0f} {self.name}"
+        """`1,024 samples`, `1 sample`, or `131,072 tokens`."""
+        number = f"{self.of(num_samples):,.0f}"
+        return f"{number} {self.name.removesuffix('s') if number == '1' else self.name}"
 
     def batch(self, global_batch_size: float) -> str:
         """A batch: `64`, or `8,192 tokens (64 sequences)`."""

@@ -15,7 +15,7 @@ from largebatch.tuning.results.analysis.scaling_model import BUCKETS_OVERLAP, Wo
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.card.larger_machines import NETWORK
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import number
+from largebatch.tuning.results.phrases import number, seconds_in_words
 from largebatch.tuning.study.solutions import Solutions
 
 
@@ -84,9 +84,9 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
     shared = [workload.step(batch, min(workers, batch)).seconds for batch in (small, large)]
     noise = [None if best.noise_scale is None else best.noise_scale / best.global_batch_size for best in ends]
     rows = [
-        ("time per update, one device", *(f"{seconds:.3g} s" for seconds in steps)),
-        (f"time per update, {workers} devices at 10 Gbit/s (model)", *(f"{seconds:.3g} s" for seconds in shared)),
-        ("time per epoch, one device", *(f"{s * profile.num_train_samples / b:.3g} s" for s, b in zip(steps, (small, large), strict=True))),
+        ("time per update, one device", *(seconds_in_words(seconds) for seconds in steps)),
+        (f"time per update, {workers} devices at 10 Gbit/s (model)", *(seconds_in_words(seconds) for seconds in shared)),
+        ("time per epoch, one device", *(seconds_in_words(s * profile.num_train_samples / b) for s, b in zip(steps, (small, large), strict=True))),
         ("gradient noise over signal: noise scale / batch", *(number(ratio, ".3g") for ratio in noise)),
         ("optimisation: steps to the target", *(best.steps.text for best in ends)),
         (f"optimisation: {findings.unit.name} to the target", *(best.samples.times(findings.unit.per_sample).text for best in ends)),

@@ -16,7 +16,7 @@ from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Setting
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.unit import SAMPLES, Unit
+from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits
 
 NEAR = 0.3
 """How far off a time may be and still counts as predicted."""
@@ -102,8 +102,8 @@ class Miss(NamedTuple):
         """A line of a table."""
         return {
             "batch": unit.batch(self.global_batch_size) + (" (the reference run's own)" if self.is_reference else ""),
-            "predicted s": f"{self.predicted_s:.3g}",
-            "measured s": f"{self.measured_s:.3g}",
+            "predicted s": in_digits(self.predicted_s, 3),
+            "measured s": in_digits(self.measured_s, 3),
             "off by": f"{self.error:+.0%}",
         }
 

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.plan.make import TrainingSet
 from largebatch.jobs.run.records import Record
-from largebatch.tuning.results.unit import Unit, unit_of
+from largebatch.tuning.results.unit import Unit, in_digits, unit_of
 
 
 class ProfilePoint(Record):
@@ -107,7 +107,7 @@ def profile_in_words(profile: Profile) -> str:
     if not profile.has_model:
         return f"{profile.device}: one batch size alone does not tell what every step costs from what each sample costs."
     model, smallest, largest, unit = profile.model, profile.points[0].global_batch_size, profile.points[-1].global_batch_size, profile.unit
-    costs = f"{profile.device}: a step costs {model.overhead_s * 1000:.3g} ms"
+    costs = f"{profile.device}: a step costs {in_digits(model.overhead_s * 1000, 3)} ms"
     if model.flat_until >= largest:
         return f"{costs}, and larger steps are nearly free up to {unit.batch(largest)}, the largest measured."
     costs += f" and 1 s per {unit.words(model.samples_per_second)}"

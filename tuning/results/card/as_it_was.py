@@ -8,6 +8,7 @@ from largebatch.tuning.results.card.ready_recipe import ready_recipe
 from largebatch.tuning.results.card.sureness import sureness_in_words, unsteady_clock
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import capital, choice_in_words, cost_in_words
+from largebatch.tuning.results.unit import times_in_words
 
 
 def is_sooner_as_it_was(saving: Saving) -> bool:
@@ -33,7 +34,7 @@ def card_of_the_recipe_as_it_was(findings: Findings, saving: Saving, searched: C
     how_sure, surer = sureness_in_words(sureness)
     lines = [
         ("Time", f"{cost}, of training alone, to {target}."),
-        ("Runner-up", f"{capital(choice_in_words(searched, unit))}, in {cost_in_words(searched, unit)}: {more:.3g} times the {what}."),
+        ("Runner-up", f"{capital(choice_in_words(searched, unit))}, in {cost_in_words(searched, unit)}: {times_in_words(more)} the {what}."),
         ("How sure", how_sure),
         ("Surer with", surer),
     ]
