@@ -82,6 +82,17 @@ def test_one_seed_is_told_and_decides_nothing() -> None:
     assert "a single seed does not say how much of that is chance. The literature: " in told.words
 
 
+def test_schedules_that_came_out_both_ways_are_no_verdict_of_one() -> None:
+    """Whichever of the two comes first."""
+    early = (("batch.schedule.growth", "[{'fraction': 0.1, 'factor': 4.0}]"),)
+    good, bad = pair("adamw", [0.94, 0.95], [0.94, 0.95]), [run("adamw", seed, 0.9 + seed / 100, 400, early) for seed in range(2)]
+    for runs in ([*good, *bad], [*bad, *good]):
+        told = advice(runs)
+        assert (told.verdict, told.is_measured) == ("measure", True)
+        assert "worth trying" in told.words
+        assert ("not tell apart" in told.words, "worse beyond" in told.words) == (True, True)
+
+
 @pytest.mark.parametrize("changed", [{"learning_rate.base": "0.3"}, {"batch.schedule.short_sequences.length": "16"}], ids=str)
 def test_runs_that_differ_in_more_are_no_pair(changed: dict[str, str]) -> None:
     assert not advice(pair("adamw", [0.94, 0.95], [0.94, 0.95], **changed)).is_measured

@@ -14,7 +14,7 @@ from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.configurations import score_spread
 from largebatch.tuning.results.answers import BranchedRun, Evidence, GrownSchedule, GrowthAdvice, Verdict
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.results.unit import Unit, in_digits
 
 GROWS = ("batch.schedule.growth", "batch.schedule.doubling", "batch.schedule.follows_rate")
 CHANGES, END = (*GROWS, "batch.schedule.warmup", "batch.schedule.rate_follows"), "stop."
@@ -86,6 +86,8 @@ def _decided(pairs: Sequence[Measured], branches: Sequence[Measured]) -> Verdict
     for measured in (pairs, branches):
         sure = [each.verdict for each in measured if each.verdict in {"grow", "keep"}]
         if sure:
+            if len(set(sure)) > 1:  # one schedule is worth it, another is not
+                return "try"
             is_doubted = measured is branches and sure[0] == "grow" and any(each.speaks_against for each in pairs)
             return "try" if is_doubted else sure[0]
     return "try" if any(each.verdict == "try" for each in branches) else None
@@ -138,7 +140,7 @@ def _of_branches(run: BranchedRun, unit: Unit) -> Measured:
             f"by the branches of {run.run} twice its batch of {unit.batch(run.global_batch_size)} is not without loss from any checkpoint to the end"
         )
         return Measured("keep" if run.places else None, text, speaks_against=bool(run.places))
-    steps = ", ".join(f"{unit.batch(run.global_batch_size * factor)} from epoch {epoch:.3g}" for epoch, factor in schedule.growth)
+    steps = ", ".join(f"{unit.batch(run.global_batch_size * factor)} from epoch {in_digits(epoch, 3)}" for epoch, factor in schedule.growth)
     saved = f"{schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}"
     if _is_sure(run, schedule):
         return Measured("grow", f"by the branches of {run.run} a batch of {steps} is without loss, {saved}; try it: largebatch train {run.recipe}")
@@ -162,4 +164,6 @@ def _seeds(number: int) -> str:
 
 def _fewer(steps: float, constant_steps: float) -> str:
     change = 1 - steps / constant_steps
+    if f"{abs(change):.0%}" == "0%":
+        return "about as many"
     return f"{abs(change):.0%} {'fewer' if change >= 0 else 'more'}"
