@@ -48,6 +48,30 @@ def test_the_interval_holds_the_planted_value_in_95_of_100(planted: float, noise
     assert hits_of(planted, noise, num_seeds, 2000) >= 1880
 
 
+def hits_of_shared(shared: float, own: float, num_seeds: int, repeats: int) -> int:
+    """The same where what a batch's settings miss the best by is in all of its seeds."""
+    generator, sizes = np.random.default_rng(7), np.array(BATCHES[:6])
+    batches = np.repeat(sizes, num_seeds)
+    hits = 0
+    for number in range(repeats):
+        errors = np.repeat(generator.normal(0, shared, len(sizes)), num_seeds) + generator.normal(0, own, len(batches))
+        found = fit_critical_batch(batches.tolist(), (1e5 * (1 + batches / 600) * np.exp(errors)).tolist(), seed=number)
+        hits += found.low <= 600 <= (math.inf if found.high is None else found.high)
+    return hits
+
+
+@pytest.mark.parametrize(("shared", "num_seeds"), [(0.1, 3), (0.1, 10), (0.05, 5)])
+def test_the_interval_holds_where_seeds_share_their_batchs_error(shared: float, num_seeds: int) -> None:
+    # 95 % of 200 is 190; three standard deviations of such a count are 9.
+    assert hits_of_shared(shared, 0.05, num_seeds, 200) >= 181
+
+
+def test_a_curve_that_does_not_rise_bounds_it_from_below_by_what_is_measured() -> None:
+    found = fit_critical_batch([32, 64, 128, 256], [500.0] * 4)
+    assert found.high is None
+    assert found.low < 0.5 * found.critical_batch_size, "the search for it ended there"
+
+
 def test_mlperfs_points() -> None:
     found = fit_critical_batch(*zip(*RESNET_POINTS, strict=True))
     assert found.min_samples == pytest.approx(34.6, rel=0.03)
