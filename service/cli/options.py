@@ -58,6 +58,12 @@ def refuse_unless_positive(option: str, value: float | None, hint: str = "") -> 
         raise SpecError(option, f"{value:g} is not a number above 0.", hint)
 
 
+def refuse_unless_finite(option: str, value: float | None) -> None:
+    """Raise SpecError for a number that is infinite or nan; a score may be 0 or below."""
+    if value is not None and not math.isfinite(value):
+        raise SpecError(option, f"{value:g} is not a number that a score can reach.", "Example: --target 0.97.")
+
+
 def refuse_unwritable_file(option: str, path: Path | None) -> None:
     """Raise InputError for a file that cannot be written."""
     if path is None:

@@ -22,7 +22,6 @@ from largebatch.tuning.results.analysis.configurations import (
     target_of_all,
 )
 from largebatch.tuning.results.analysis.critical_batch import fit_critical_batch
-from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.doubts import crossing_curves
 from largebatch.tuning.results.analysis.growing import growth_advice
 from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, CurveCrossing, GrowthAdvice, ScorePoint, Setting
@@ -125,6 +124,11 @@ class Findings:
         return [best for best in self.best if best.seconds.median is not None]
 
     @cached_property
+    def crossed(self) -> list[Configuration]:
+        """Those of which it is known where most runs crossed the target: between two evaluations, not before the first."""
+        return [best for best in self.reached if 2 * sum(met.is_between for met in best.crossings) > len(best.crossings)]
+
+    @cached_property
     def chosen_by_their_runs(self) -> list[Configuration]:
         """The best of those batch sizes at which runs that count chose among several settings."""
         tried = Counter((each.global_batch_size, each.first.optimizer) for each in self.configurations)
@@ -170,13 +174,14 @@ class Findings:
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:
-        """Fitted to where the runs crossed the target, of the batches whose median reached it; None for fewer than three such batches.
+        """Fitted to where the runs crossed the target, of the batches whose median reached it, and not at their first evaluation; None for fewer
+        than three such batches.
 
         Of several optimizers that of the soonest: each has a curve of its own.
         """
         if self.compares_optimizers:
             return self.leading.critical_batch
-        points = [(best.global_batch_size, met.samples) for best in self.reached for run in best.runs if (met := crossing(run, self.target))]
+        points = [(best.global_batch_size, met.samples) for best in self.crossed for met in best.crossings]
         fitted = fit_critical_batch([batch for batch, _ in points], [samples for _, samples in points])
         return fitted and fitted.model_copy(update={"optimizer": self.runs[0].optimizer})
 
@@ -269,7 +274,16 @@ def find(
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
     given = common_target(largest) if target is None else target
     target = target_of_all(largest) if given is None else given
+    _refuse_what_needs_no_training(largest, target)
     return Findings(setting, target, given is None, tuple(largest), others, limits, missing, begun_from)
+
+
+def _refuse_what_needs_no_training(runs: Sequence[RunResult], target: float) -> None:
+    """Raise InputError for a target that an evaluation before the first step met: no cost of training to it exists."""
+    begun = sum(any(not at.samples and run.metric.meets(at.score, target) for at in run.evaluations) for run in runs)
+    if begun:
+        met = f"{runs[0].metric.name} {target:g} was met before the first step by {begun} of {len(runs)} runs"
+        raise InputError("--target", f"{met}: what training to it costs is not known.", "Give a harder one.")
 
 
 def find_in(folder: Path, target: float | None = None) -> Findings:

@@ -8,8 +8,7 @@ from statistics import median
 from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.critical_batch import regime
-from largebatch.tuning.results.analysis.crossing import crossing
-from largebatch.tuning.results.analysis.doubts import bias_in_words, times_beyond
+from largebatch.tuning.results.analysis.doubts import bias_in_words, critical_in_words, is_boundless, times_beyond
 from largebatch.tuning.results.answers import Advice, CriticalBatch, GrowthAdvice
 from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.card.make import card_of
@@ -26,7 +25,7 @@ from largebatch.tuning.results.phrases import (
     seconds_in_words,
 )
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
-from largebatch.tuning.results.unit import SAMPLES, Unit
+from largebatch.tuning.results.unit import SAMPLES, Unit, times_in_words
 from largebatch.tuning.results.whole_answer import Batch, SweepFindings, UnderOptimizer
 
 CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not counted"
@@ -164,12 +163,27 @@ def _too_few_in_words(findings: Findings) -> list[str]:
     counts = dict[tuple[int, int], list[str]]()
     for optimizer, side in findings.by_optimizer.items():
         if side.critical_batch is None:
-            counts.setdefault((len(side.reached), len(side.best)), []).append(optimizer)
+            counts.setdefault((len(side.crossed), len(side.best)), []).append(optimizer)
     did = "; ".join(
         f"{f'under {listed(names)} ' if findings.compares_optimizers else ''}{reached} of {tried}{' each' if len(names) > 1 else ''} did"
         for (reached, tried), names in counts.items()
     )
-    return [f"For a critical batch size at least three batch sizes must reach the target in half of their runs; {did}."] if did else []
+    if not did:
+        return []
+    few = [side for side in findings.by_optimizer.values() if side.critical_batch is None]
+    first = [told for side in few for told in _at_first_evaluation_in_words(side, findings.compares_optimizers)]
+    after = " after their first evaluation" if first else ""
+    return [" ".join([f"For a critical batch size at least three batch sizes must reach the target in half of their runs{after}; {did}.", *first])]
+
+
+def _at_first_evaluation_in_words(side: Findings, is_named: bool) -> list[str]:
+    """Which batches met the target too soon to tell where; empty for none. Args: is_named: under which optimizer."""
+    first = [best for best in side.reached if best not in side.crossed]
+    if not first:
+        return []
+    batches = listed(side.unit.batch(best.global_batch_size) for best in first)
+    under = f" under {side.runs[0].optimizer}" if is_named else ""
+    return [f"At batch {batches}{under} the first evaluation met the target already, so where it was crossed is not known: evaluate more often."]
 
 
 def growing_in_words(advice: Sequence[GrowthAdvice]) -> list[str]:
@@ -200,7 +214,7 @@ def _seeds_in_words(findings: Findings) -> list[str]:
     if sooner:
         words.append(
             "Counted are seeds that did not choose the settings. The runs by which the search chose them are kept apart: they took "
-            f"{median(sooner):.3g} times as long (the median of {len(sooner)})."
+            f"{times_in_words(median(sooner))} as long (the median of {len(sooner)})."
         )
     if of := findings.chosen_by_their_runs:
         batches = listed(findings.unit.batch(batch) for batch in sorted({best.global_batch_size for best in of}))
@@ -274,38 +288,35 @@ def _reach_in_words(side: Findings) -> str:
     as_soon = f" (as soon: batch {listed(unit.batch(tie.global_batch_size) for tie in first.ties)})" if first.ties else ""
     return (
         f"Under {soonest.optimizer} batch {reached} reached the target, soonest batch {unit.batch(soonest.global_batch_size)} in "
-        f"{soonest.seconds:,.3g} s{as_soon}{f'; batch {missed} missed it in half of its runs or more' if missed else ''}."
+        f"{seconds_in_words(soonest.seconds)}{as_soon}{f'; batch {missed} missed it in half of its runs or more' if missed else ''}."
     )
 
 
 def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_named: bool, is_first: bool) -> str:
     """The critical batch with its interval, and what the fit stands on. Args: is_named: whose it is; is_first: say what it means."""
     unit = findings.unit
-    high = "beyond what was measured" if critical.high is None else f"{unit.of(critical.high):,.0f}"
     meaning = "; far below it a doubled batch halves the steps, far above it buys nothing" if is_first else ""
-    words = [
-        f"Critical batch size{f' under {critical.optimizer}' if is_named else ''}: {unit.words(critical.critical_batch_size)} "
-        f"(95 % interval {unit.of(critical.low):,.0f} ... {high}){meaning}."
-    ]
+    words = [f"Critical batch size{f' under {critical.optimizer}' if is_named else ''}: {critical_in_words(critical, unit)}{meaning}."]
     if findings.noise_scale is not None:
         words.append(f"The gradient noise scale that the runs measured is {unit.of(findings.noise_scale):,.0f}.")
-    words.append(f"The fit stands on {critical.num_points} runs at {len(findings.reached)} batch sizes.")
-    if (times := times_beyond(critical)) is not None:
+    words.append(f"The fit stands on {critical.num_points} runs at {len(findings.crossed)} batch sizes.")
+    words += _at_first_evaluation_in_words(findings, is_named)
+    if (times := times_beyond(critical)) is not None and not is_boundless(critical):
         largest = unit.batch(critical.largest_batch or 0.0)
-        words.append(f"It lies {times:.2g} times beyond the largest batch that it is fitted to, {largest}: {bias_in_words()}.")
+        words.append(f"It lies {times_in_words(times, 2)} beyond the largest batch that it is fitted to, {largest}: {bias_in_words()}.")
     if (cross := findings.curve_crossing) is not None:
         words.append(
             f"The curves of batch sizes cross: to {findings.metric.name} {findings.metric.format(cross.at_score)} batch "
             f"{unit.batch(cross.larger_batch)} needs fewer {unit.name} than batch {unit.batch(cross.smaller_batch)}, and later more. So one critical "
             "batch for all targets does not exist (arXiv:2601.05034); this one is of this target alone."
         )
-    if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.reached):
+    if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.crossed):
         are = "are" if num_missed > 1 else "is"
         words.append(f"{counted(num_missed, 'run')} of these that missed {are} left out, so it is too favourable there.")
     if findings.missed:
         batches = ", ".join(unit.batch(missed.global_batch_size) for missed in findings.missed)
         words.append(f"Left out with all their runs, since half of them or more missed: batch {batches}.")
-    met = [met for best in findings.reached for run in best.runs if (met := crossing(run, findings.target)) is not None]
+    met = [met for best in findings.crossed for met in best.crossings]
     coarsest = max(met, key=lambda crossed: crossed.interval / crossed.at.samples)
     if (share := coarsest.interval / coarsest.at.samples) > COARSE:
         words.append(

@@ -9,7 +9,7 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.answer.runs import compare_prediction, find_among, gather, read_profile
 from largebatch.service.cli.card_view import print_card
-from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive
+from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_finite, refuse_unless_positive
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.results.analysis.advice import Cost, Limit
@@ -20,7 +20,7 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.collect import Collected
 from largebatch.tuning.results.run_result import RunResult, settings_of
-from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.results.unit import Unit, in_digits
 from largebatch.tuning.results.wording import answer_of, sentence
 
 app = typer.Typer()
@@ -39,7 +39,8 @@ def advise(
     With --profile and a single run, predict the whole curve before anything else was tried. After a sweep, with
     --profile and --reference RUN, say how far the prediction from that run was off.
     """
-    for option, value in (("--target", runs.target), ("--deadline", deadline), ("--max-samples", max_samples)):
+    refuse_unless_finite("--target", runs.target)
+    for option, value in (("--deadline", deadline), ("--max-samples", max_samples)):
         refuse_unless_positive(option, value)
     asked: dict[Cost, float | None] = {"seconds": deadline, "samples": max_samples}
     limits = {cost: most for cost, most in asked.items() if most is not None}
@@ -103,7 +104,7 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     print("\n".join([f"Predicted from {origin}:", *notes, *(sentence(answer, unit) for answer in answers)]))
     rows = [
         {
-            "batch": unit.batch(point.global_batch_size), "s to target": f"{point.seconds:,.3g}", "steps": f"{point.steps:,.0f}",
+            "batch": unit.batch(point.global_batch_size), "s to target": in_digits(point.seconds, 3), "steps": f"{point.steps:,.0f}",
             unit.name: f"{unit.of(point.samples):,.0f}", "learning rate": f"{point.learning_rate:.3g}",
         }
         for point in predicted

@@ -11,7 +11,7 @@ from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.answer.runs import compare_prediction, find_among, gather
 from largebatch.service.cli.card_view import print_card
-from largebatch.service.cli.options import RunsToRead, refuse_unless_positive
+from largebatch.service.cli.options import RunsToRead, refuse_unless_finite
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.report import NOTHING, write_report, write_report_of_nothing
 from largebatch.tuning.report.schema import json_schema
@@ -34,7 +34,7 @@ def report(
     if schema:
         print_answer(json.dumps(json_schema(), indent=2))
         return
-    refuse_unless_positive("--target", runs.target)
+    refuse_unless_finite("--target", runs.target)
     refuse_unwritable(output, "--output")
     try:
         gathered = gather(runs)

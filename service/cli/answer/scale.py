@@ -12,7 +12,7 @@ from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.answer.cluster_options import MACHINES, ClusterOptions
 from largebatch.service.cli.answer.runs import gather, read_profile
 from largebatch.service.cli.figure_file import refuse_figure, write_figure
-from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_positive, whole_numbers
+from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_finite, refuse_unless_positive, whole_numbers
 from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.batch_figures import time_on_workers
@@ -23,7 +23,7 @@ from largebatch.tuning.results.analysis.scaling_model import Measured, Scaled, W
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import CriticalBatch
 from largebatch.tuning.results.findings import Findings, find
-from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.results.unit import Unit, in_digits
 
 app = typer.Typer()
 RunsToFit = Annotated[RunsToRead, "folders", "experiment", "mlflow_uri", "mapping", "target", "profile"]
@@ -51,7 +51,7 @@ def scale(
     """
     if runs.profile is None:
         raise SpecError("--profile", "is missing.", "Make one: largebatch profile RECIPE --output profile.json")
-    refuse_unless_positive("--target", runs.target)
+    refuse_unless_finite("--target", runs.target)
     cluster.check()
     refuse_figure(figure)
     profile, curve = read_profile(runs.profile), _known(critical_batch, min_samples)
@@ -105,7 +105,8 @@ def _fitted(runs: RunsToRead) -> Findings:
     gathered = gather(runs)
     findings = find(gathered.runs, runs.target, missing=gathered.missing)
     if findings.critical_batch is None:
-        problem = f"these runs give no critical batch size; {len(findings.choices)} batch sizes reached the target, and three must."
+        crossed = len(findings.leading.crossed)
+        problem = f"these runs give no critical batch size; {crossed} batch sizes reached the target after a first evaluation, and three must."
         raise InputError("FOLDER", problem, "Run a sweep first.")
     return findings
 
@@ -144,8 +145,8 @@ def _print(points: Sequence[Scaled], unit: Unit, *, shows_parts: bool) -> None:
     for point in points:
         parts = (point.compute_s, point.link_inside_s, point.link_between_s, point.evaluation_s, point.startup_s) if shows_parts else ()
         table.add_row(
-            f"{point.num_workers:,}", unit.batch(point.global_batch_size), f"{point.seconds:,.3g}", f"{point.speedup:,.3g}",
-            f"{point.efficiency:.0%}", f"{point.worker_seconds:,.3g}", *(f"{part:,.3g}" for part in parts), point.limited_by,
+            f"{point.num_workers:,}", unit.batch(point.global_batch_size), in_digits(point.seconds, 3), in_digits(point.speedup, 3),
+            f"{point.efficiency:.0%}", in_digits(point.worker_seconds, 3), *(in_digits(part, 3) for part in parts), point.limited_by,
             *([", ".join(point.beyond)] if is_beyond else []),
         )  # fmt: skip
     output().print(table)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.tuning.results.answers import Advice, Choice, Interval, Tie
-from largebatch.tuning.results.unit import SAMPLES, Unit
+from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits, times_in_words
 
 Cost = Literal["seconds", "samples"]
 """Samples to the target are what machines must work through, however many they are."""
@@ -40,7 +40,7 @@ class Limit(NamedTuple):
 
     def question(self, unit: Unit) -> str:
         """`within 30 s`."""
-        return f"within {self.most:g} s" if self.cost == "seconds" else f"within {unit.words(self.most)}"
+        return f"within {in_digits(self.most)} s" if self.cost == "seconds" else f"within {unit.words(self.most)}"
 
 
 class _Names(NamedTuple):
@@ -102,8 +102,8 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
     knee = min(standing, key=lambda choice: choice.seconds * choice.samples)
     as_soon, as_cheap = _ties(soonest, choices, "seconds"), _ties(cheapest, choices, "samples")
     as_good = _ties(knee, choices, "seconds", "samples")
-    more_samples = f"{_times(soonest.samples / cheapest.samples)} the {unit.name} of the cheapest"
-    more_time = f"{_times(cheapest.seconds / soonest.seconds)} the training time of the soonest"
+    more_samples = f"{times_in_words(soonest.samples / cheapest.samples)} the {unit.name} of the cheapest"
+    more_time = f"{times_in_words(cheapest.seconds / soonest.seconds)} the training time of the soonest"
     return [
         Advice(
             question="soonest",
@@ -120,7 +120,7 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
         Advice(
             question="knee",
             choice=knee,
-            reason=_between(knee, soonest, cheapest, len(standing), unit) + _beside(names.alike("as good as", as_good)),
+            reason=_between(knee, soonest, cheapest, len(standing), unit) + _beside(names.alike("is as good as", as_good)),
             ties=as_good,
         ),
         *within,
@@ -139,13 +139,16 @@ def _ties(best: Choice, choices: Sequence[Choice], *costs: Cost) -> list[Tie]:
 def tied_by(best: Choice, other: Choice, costs: Sequence[Cost]) -> Literal["seeds", "evaluations"] | None:
     """What does not tell the two apart: intervals that overlap, or costs no farther apart than either's evaluations; None: they are told apart.
 
+    A single seed, which has no interval, is as the other where its cost lies within the other's.
     A cost c that is read off an evaluation was reached anywhere on the way s from the evaluation before: costs that differ by s may be the same.
     """
-    interval, others = _interval(best, costs), _interval(other, costs)
-    if interval and others and max(interval[0], others[0]) <= min(interval[1], others[1]):
-        return "seeds"
+    intervals = [_interval(choice, costs) for choice in (best, other)]
     cost, other_cost = (prod(getattr(choice, cost) for cost in costs) for choice in (best, other))
-    between = max(cost * _coarseness(best, costs), other_cost * _coarseness(other, costs))
+    if any(intervals):
+        ends = [interval or (point, point) for interval, point in zip(intervals, (cost, other_cost), strict=True)]
+        if max(low for low, _ in ends) <= min(high for _, high in ends):
+            return "seeds"
+    between = max(_between_evaluations(best, costs), _between_evaluations(other, costs))
     return "evaluations" if between > 0 and abs(other_cost - cost) <= between * (1 + ROUNDING) else None
 
 
@@ -158,9 +161,10 @@ def _interval(choice: Choice, costs: Sequence[Cost]) -> tuple[float, float] | No
     return prod(low for low, _ in known), prod(inf if high is None else high for _, high in known)
 
 
-def _coarseness(choice: Choice, costs: Sequence[Cost]) -> float:
-    """The share of its cost that lies between two evaluations; 0 where that is not known."""
-    return float(sum((getattr(choice, f"{cost}_between_evaluations") or 0.0) / getattr(choice, cost) for cost in costs))
+def _between_evaluations(choice: Choice, costs: Sequence[Cost]) -> float:
+    """How much of the product of its costs lies between two evaluations; 0 where that is not known."""
+    between = {cost: getattr(choice, f"{cost}_between_evaluations") or 0.0 for cost in costs}
+    return sum(prod(between[cost] if cost == other else getattr(choice, other) for other in costs) for cost in costs)
 
 
 def _versus(choice: Choice, other: Choice, more: str, better: str, alike: str, names: _Names) -> str:
@@ -173,13 +177,13 @@ def _versus(choice: Choice, other: Choice, more: str, better: str, alike: str, n
 
 def _beside(alike: str) -> str:
     """A sentence that follows another; empty for no words."""
-    return f" It is {alike}." if alike else ""
+    return f" It {alike}." if alike else ""
 
 
 def _between(knee: Choice, soonest: Choice, cheapest: Choice, num_standing: int, unit: Unit) -> str:
     if num_standing == 1:
         return "it is the soonest and the cheapest: nothing else stands on the frontier."
-    time_more, samples_more = _times(knee.seconds / soonest.seconds), _times(knee.samples / cheapest.samples)
+    time_more, samples_more = times_in_words(knee.seconds / soonest.seconds), times_in_words(knee.samples / cheapest.samples)
     if knee == soonest:
         standing = f"it is the soonest, at {samples_more} the {unit.name} of the cheapest."
     elif knee == cheapest:
@@ -199,13 +203,13 @@ def _within(choices: Sequence[Choice], limit: Limit, names: _Names) -> Advice:
         ties = _ties(best, kept, "samples" if limit.cost == "seconds" else "seconds")
         interval = _interval(best, [limit.cost])
         unsure = " Not each of its seeds keeps it." if interval and interval[1] > limit.most else ""
-        as_what = f"with as few {unit.name} as" if limit.cost == "seconds" else "as soon as"
+        as_what = f"takes as few {unit.name} as" if limit.cost == "seconds" else "is as soon as"
         reason = f"{name} of the {len(kept)} of {len(choices)} {kinds} that keep it.{unsure}{_beside(names.alike(as_what, ties))}"
         return Advice(question=limit.question(unit), choice=best, reason=reason, ties=ties)
     missed = f"no {names.kind} reaches the target at all."
     if choices:
         nearest = min(choices, key=limited)
-        costs = f"{nearest.seconds:,.3g} s and {unit.words(nearest.samples)}"
+        costs = f"{in_digits(nearest.seconds, 3)} s and {unit.words(nearest.samples)}"
         missed = f"none of {len(choices)} {kinds} keeps it; the nearest is {names.of(nearest)}, with {costs}."
     if not limit.partial:
         reason = missed if limit.partial is None else f"nothing was evaluated by then; {missed}"
@@ -223,11 +227,7 @@ def _within(choices: Sequence[Choice], limit: Limit, names: _Names) -> Advice:
 
 def _overlap(one: Partial, other: Partial) -> bool:
     """Whether the seeds do not tell two scores apart; an open end is as bad as can be."""
-    if one.interval is None or other.interval is None:
+    if one.interval is None and other.interval is None:
         return False
-    goodness = [[-inf if end is None else of.metric.goodness(end) for end in of.interval or ()] for of in (one, other)]
+    goodness = [[-inf if end is None else of.metric.goodness(end) for end in of.interval or (of.score,)] for of in (one, other)]
     return max(map(min, goodness)) <= min(map(max, goodness))
-
-
-def _times(factor: float) -> str:
-    return f"{factor:.3g} times"

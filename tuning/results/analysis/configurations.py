@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from largebatch.jobs.tasks.metric import Metric
-from largebatch.tuning.results.analysis.crossing import crossing
+from largebatch.tuning.results.analysis.crossing import Crossing, crossing
 from largebatch.tuning.results.answers import Choice, Spread
 from largebatch.tuning.results.run_result import RunResult
 
@@ -65,6 +65,11 @@ class Configuration:
         return spread([getattr(run.first_at(self.target), field, None) for run in self.runs])
 
     @cached_property
+    def crossings(self) -> list[Crossing]:
+        """Where its runs met the target, of those that did."""
+        return [met for run in self.runs if (met := crossing(run, self.target)) is not None]
+
+    @cached_property
     def best_score(self) -> Spread:
         """Best score of each run; one that was never evaluated ranks below the others."""
         return score_spread([run.summary.best_score for run in self.runs], self.metric)
@@ -109,7 +114,7 @@ class Configuration:
         """What a `Choice` says of how sure its costs are: intervals, none for a single seed, and how far evaluations lie apart."""
         costs = {"seconds": self.seconds, "samples": self.samples} if len(self.runs) > 1 else {}
         intervals = {f"{cost}_interval": (spread.low, spread.high) for cost, spread in costs.items()}
-        met = [met for run in self.runs if (met := crossing(run, self.target)) is not None]
+        met = self.crossings
         between = {"seconds": [met.seconds_interval for met in met], "samples": [float(met.interval) for met in met]}
         return {**intervals, **{f"{cost}_between_evaluations": median(values) for cost, values in between.items() if values}}
 
@@ -151,8 +156,8 @@ def spread(values: Sequence[float | None]) -> Spread:
 
 
 def overlaps(one: Spread, other: Spread) -> bool:
-    """Whether the intervals of two costs overlap, so that the seeds do not tell them apart; single seeds have none."""
-    if min(one.num_runs, other.num_runs) < 2:
+    """Whether the intervals of two costs overlap, so that the seeds do not tell them apart; of two single seeds neither has one."""
+    if max(one.num_runs, other.num_runs) < 2:
         return False
     lows, highs = ([math.inf if end is None else end for end in ends] for ends in ((one.low, other.low), (one.high, other.high)))
     return max(lows) <= min(highs)
@@ -212,12 +217,18 @@ def target_of_all(runs: Sequence[RunResult]) -> float:
     known = [score for score in of_choices if score is not None]
     if not known:
         return 0.0
-    worst = min(known, key=metric.goodness)
-    unit = 1e-3 if metric.is_fraction else 10.0 ** (math.floor(math.log10(abs(worst))) - 3) if worst else 1.0
-    nearest = round(worst / unit)
-    if not metric.meets(worst, round(nearest * unit, 12)):
-        nearest += -1 if metric.better == "higher" else 1
-    return round(nearest * unit, 12)
+    return rounded_to_easier(min(known, key=metric.goodness), metric)
+
+
+def rounded_to_easier(score: float, metric: Metric) -> float:
+    """The nearest round number that the score meets: three places of a fraction, four digits of any other score and of a fraction without three."""
+    if not score:
+        return 0.0
+    places = 3 if metric.is_fraction and abs(score) >= 1e-3 else 3 - math.floor(math.log10(abs(score)))
+    nearest = round(score, places)
+    if metric.meets(score, nearest):
+        return nearest
+    return round(nearest + math.copysign(10.0**-places, -metric.goodness(1.0)), places)
 
 
 def common_target(runs: Sequence[RunResult]) -> float | None:

@@ -20,6 +20,8 @@ class Crossing(NamedTuple):
     """The one that met it."""
     seconds_interval: float
     """Training seconds between these two."""
+    is_between: bool = True
+    """Whether an evaluation before had missed it; False: met at the first, it is taken to be half of the way there."""
 
 
 def crossing(run: RunResult, target: float) -> Crossing | None:
@@ -29,6 +31,6 @@ def crossing(run: RunResult, target: float) -> Crossing | None:
         if run.metric.meets(at.score, target):
             # Met at the first evaluation, it may have been met at any time before.
             part = 0.5 if score is None else (target - score) / (at.score - score)
-            return Crossing(samples + part * (at.samples - samples), at.samples - samples, at, at.training_seconds - seconds)
+            return Crossing(samples + part * (at.samples - samples), at.samples - samples, at, at.training_seconds - seconds, score is not None)
         samples, seconds, score = at.samples, at.training_seconds, at.score
     return None

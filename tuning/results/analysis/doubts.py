@@ -12,8 +12,10 @@ from statistics import median
 from typing import NamedTuple
 
 from largebatch.tuning.results.analysis.configurations import Configuration
+from largebatch.tuning.results.analysis.critical_batch import WIDEST
 from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.answers import CriticalBatch, CurveCrossing
+from largebatch.tuning.results.unit import Unit
 
 AT_TWICE, AT_FOUR_TIMES = (-0.10, 0.07), (-0.27, 0.14)
 """Predicted over published samples, less one: the lowest and the highest of the tasks, at the next batch after a half, or a quarter, of it."""
@@ -26,6 +28,29 @@ def times_beyond(critical: CriticalBatch) -> float | None:
     if critical.largest_batch is None or critical.critical_batch_size <= critical.largest_batch:
         return None
     return critical.critical_batch_size / critical.largest_batch
+
+
+def is_boundless(critical: CriticalBatch) -> bool:
+    """Whether the fit's one number is where the search for it ended: the samples do not rise with the batch, and nothing bounds it from above."""
+    return critical.high is None and (times_beyond(critical) or 0.0) > WIDEST / 2
+
+
+def critical_in_words(critical: CriticalBatch, unit: Unit) -> str:
+    """`412 samples (95 % interval 300 ... 640)`; `above 900 samples` where the fit's one number is no finding."""
+    if is_boundless(critical):
+        return beyond_in_words(critical.low, unit)
+    high = "beyond what was measured" if critical.high is None else f"{unit.of(critical.high):,.0f}"
+    return f"{size_in_words(critical.critical_batch_size, unit)} (95 % interval {unit.of(critical.low):,.0f} ... {high})"
+
+
+def beyond_in_words(low: float, unit: Unit) -> str:
+    """Of a critical batch that nothing bounds from above. Args: low: the lower end of its interval, in samples; 0 where there is none."""
+    return f"above {unit.words(low)}, and how far above, the runs do not say" if low else "bounded by the runs on neither side"
+
+
+def size_in_words(size: float, unit: Unit) -> str:
+    """A batch that was fitted, which may be smaller than one sample."""
+    return unit.words(size) if size >= 1 else f"less than {unit.words(1)}"
 
 
 def bias_in_words() -> str:

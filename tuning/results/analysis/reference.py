@@ -53,6 +53,8 @@ def curve_through(run: RunResult, target: float) -> Curve:
     if met is None:
         best = "none" if summary.best_score is None else run.metric.format(summary.best_score)
         raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best}.", "Give an easier --target, or train longer.")
+    if not met.at.samples:
+        raise InputError("run", f"{summary.run_id} met {target:g} before its first step.", "Give a harder --target.")
     way = [estimate for estimate in run.noise_estimates if estimate.step <= met.at.step]
     critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
     if critical is None or critical <= 0:

@@ -1,12 +1,13 @@
 """What machines that take larger batches would change: the bound that the critical batch sets, and a model of several workers."""
 
 from largebatch.tuning.results.analysis.cluster import Cluster, Link
+from largebatch.tuning.results.analysis.doubts import beyond_in_words, size_in_words
 from largebatch.tuning.results.analysis.scaling_model import BUCKETS_OVERLAP, Workload, scale_out
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice, CriticalBatch
 from largebatch.tuning.results.card.card import LargerMachines, OnWorkers
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.results.unit import Unit, times_in_words
 
 NETWORK = Cluster(Link(10e9 / 8, 50e-6))
 """Ten gigabits a second and fifty microseconds: an ordinary network between machines."""
@@ -46,20 +47,20 @@ def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, 
     unit = findings.unit
     if larger is None:
         side = findings.by_optimizer[choice.optimizer]
-        reached, tried = len(side.reached), len(side.best)
-        return f"Not known: that takes three batch sizes that reach the target, and {reached} of {tried} did."
+        after = "" if len(side.crossed) == len(side.reached) else " after their first evaluation"
+        return f"Not known: that takes three batch sizes that reach the target{after}, and {len(side.crossed)} of {len(side.best)} did."
     what = f"the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is"
     if larger.high is None or larger.fewer_steps is None:  # then the one number that was fitted bounds nothing
-        where = f"above {unit.words(larger.low)}, and how far above, the runs do not say" if larger.low else "bounded by the runs on neither side"
-        return f"Not known: {what} {where}."
-    bound = f"At most {larger.fewer_steps:.2g} times fewer steps, however large the batch" if larger.fewer_steps >= 1.1 else "Next to nothing"
+        return f"Not known: {what} {beyond_in_words(larger.low, unit)}."
+    fewer = times_in_words(larger.fewer_steps, 2)
+    bound = f"At most {fewer} fewer steps, however large the batch" if larger.fewer_steps >= 1.1 else "Next to nothing"
     interval = f"95 % interval {unit.of(larger.low):,.0f} ... {unit.of(larger.high):,.0f}"
-    return f"{bound}: {what} {unit.words(larger.critical_batch_size)} ({interval}). {_workers_in_words(larger.on_workers, unit)}".strip()
+    return f"{bound}: {what} {size_in_words(larger.critical_batch_size, unit)} ({interval}). {_workers_in_words(larger.on_workers, unit)}".strip()
 
 
 def _workers_in_words(on: OnWorkers | None, unit: Unit) -> str:
     if on is None:
         return ""
-    sooner = f"{on.speedup:.2g} times as fast as one alone" if on.speedup >= 1.1 else "no sooner than one alone"
+    sooner = f"{times_in_words(on.speedup, 2)} as fast as one alone" if on.speedup >= 1.1 else "no sooner than one alone"
     model = f"a model, not a measurement; its step times are within {on.misfit:.0%} of those measured"
     return f"{on.num_workers} such workers at 10 Gbit/s would be {sooner}, at batch {unit.batch(on.global_batch_size)} ({model})."

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from largebatch.tuning.files import STUDY
 from largebatch.tuning.results.analysis.advice import tied_by
+from largebatch.tuning.results.analysis.configurations import rounded_to_easier
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.as_it_was import card_of_the_recipe_as_it_was, is_sooner_as_it_was
 from largebatch.tuning.results.card.card import Card, CardLine, RunnerUp
@@ -14,7 +15,7 @@ from largebatch.tuning.results.card.saving import TOLD, saving_in_words, saving_
 from largebatch.tuning.results.card.sureness import sureness_in_words, sureness_of
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import capital, choice_in_words, cost_in_words, listed
-from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.results.unit import Unit, times_in_words
 from largebatch.tuning.sweep.ledger import SWEEP
 
 MOST_IN_TITLE = 2
@@ -86,7 +87,7 @@ def _runners_up_in_words(runners_up: list[RunnerUp], unit: Unit) -> str:
         return "No other choice reached the target."
     if runners_up[0].tied_by is None:
         next_one = runners_up[0]
-        return f"{capital(_named(next_one.choice, unit))}, {next_one.times:.3g} times the time."
+        return f"{capital(_named(next_one.choice, unit))}, {times_in_words(next_one.times)} the time."
     parts = []
     for by in ("seeds", "evaluations"):
         tied = [_named(each.choice, unit) for each in runners_up if each.tied_by == by]
@@ -110,7 +111,7 @@ def _card_of_misses(findings: Findings, target: str, context: str) -> Card:
         where = f"batch {findings.unit.batch(nearest.global_batch_size)} with {nearest.first.optimizer}"
         lines = [
             ("Nearest", f"{capital(findings.metric.name)} {findings.metric.format(score)}, the median of {where}."),
-            ("What helps", f"Longer runs (stop.epochs), other learning rates, or an easier target: `{_asked_again(findings)} --target {score:.4g}`."),
+            ("What helps", f"Longer runs (stop.epochs), other learning rates, or an easier target: `{_easier_target(findings)}`."),
         ]
     tried = listed(dict.fromkeys(findings.unit.batch(best.global_batch_size) for best in findings.best))
     title = f"No answer yet: no choice reached {target} in more than half of its runs" if scored else "No answer: no run was ever evaluated"
@@ -118,6 +119,12 @@ def _card_of_misses(findings: Findings, target: str, context: str) -> Card:
         title=title, verdict="unsure", target=target, setting=context, choice=None,
         lines=[CardLine(label=label, text=text) for label, text in [("Tried", f"Batch {tried}."), *lines]],
     )  # fmt: skip
+
+
+def _easier_target(findings: Findings) -> str:
+    """The command that asks for the best score that more than half of the runs of some choice came to."""
+    reached = [score for best in findings.best if (score := best.reached_by_most) is not None]
+    return f"{_asked_again(findings)} --target {rounded_to_easier(findings.metric.best(reached), findings.metric):g}"
 
 
 def _asked_again(findings: Findings) -> str:

@@ -55,7 +55,8 @@ def _seeds(choice: Choice, *, is_chosen_by_its_runs: bool) -> list[tuple[str, st
     if choice.num_seeds == 1:
         return [("it stands on one seed, and another may turn the answer", "more seeds (`repeats` of a sweep, a larger --budget of a study)")]
     if choice.num_seeds < ENOUGH_SEEDS:
-        few = f"{ENOUGH_SEEDS} seeds, whose interval holds at 95 %; that of {choice.num_seeds} is their range"
+        held = 1 - 2 ** (1 - choice.num_seeds)  # unless all of them lie on one side of the median
+        few = f"{ENOUGH_SEEDS} seeds, whose interval holds at 95 %; that of {choice.num_seeds} is their range, which holds at {held * 100:.0f} %"
         return [(f"it stands on {choice.num_seeds} seeds", few)]
     return [(f"it stands on {choice.num_seeds} seeds, and the interval holds at 95 %", "")]
 
