@@ -204,7 +204,7 @@ class Endless(Focal):
     """More samples than the model is tried with weigh infinitely much."""
 
     def weight(self, batch: Any) -> Tensor:
-        return torch.tensor(float("inf") if len(batch[0]) > 8 else 1.0)
+        return torch.tensor(float("inf") if len(batch[0]) > 8 else float(len(batch[0])))
 
 
 class EndlessInEvaluation(Focal):
@@ -218,7 +218,7 @@ class Sinking(Focal):
     """More samples than the model is tried with weigh less than nothing."""
 
     def weight(self, batch: Any) -> Tensor:
-        return torch.tensor(-1.0 if len(batch[0]) > 8 else 1.0)
+        return torch.tensor(-1.0 if len(batch[0]) > 8 else float(len(batch[0])))
 
 
 class VectorWeight(Focal):

@@ -5,10 +5,9 @@ samples that the plan reads; and that a sample's outputs and gradient are its ow
 docs/decisions/021 says what is refused, and why.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,19 @@ from torch import Tensor, nn
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluation.evaluate import scores_of
 from largebatch.jobs.engine.evaluation.forward import WEIGHT, samples_at_once
+from largebatch.jobs.samples.trees import Tree, cut_sequences, map_leaves, num_samples, rows
+from largebatch.jobs.engine.evaluation.forward import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
+from largebatch.jobs.engine.model_check.own_task import refuse_coupled_preparation, refuse_no_scores, refuse_no_sums, refuse_odd_weights
 from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
-from largebatch.jobs.entry_points import ANYTHING, described
-from largebatch.jobs.errors import CodeError, LargebatchError, PlanError
+from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import evaluation_unit
 from largebatch.jobs.models.sample_dropout import sample_dropouts
 from largebatch.jobs.plan.train_plan import TrainPlan
@@ -58,10 +59,15 @@ class ModelCheck(NamedTuple):
 
 def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset, device: torch.device) -> ModelCheck:
     """Passes a few samples through, in training and in evaluation. Raises: PlanError; DataError for samples that cannot be read."""
-    first, test = (
-        task.prepared(first_samples(part, dataset, number, device, spec.model.channels_last), spec.seed, Slice(0, 0, min(number, len(part))), device)
-        for part, number in ((dataset.train, 2 * NUM_SAMPLES), (dataset.test, NUM_SAMPLES))
-    )
+    is_own = isinstance(spec.task, OwnTaskConfig)
+
+    def prepared(part: Any, number: int) -> Tree:
+        samples = first_samples(part, dataset, number, device, spec.model.channels_last)
+        if is_own:
+            refuse_coupled_preparation(task, samples, spec.seed, device)
+        return task.prepared(samples, spec.seed, Slice(0, 0, num_samples(samples)), device)
+
+    first, test = prepared(dataset.train, 2 * NUM_SAMPLES), prepared(dataset.test, NUM_SAMPLES)
     train, others = rows(first, 0, NUM_SAMPLES), rows(first, NUM_SAMPLES, 2 * NUM_SAMPLES)
     if num_samples(others) < NUM_SAMPLES:
         others = map_leaves(lambda leaf: leaf.flip(0), train)
@@ -71,43 +77,15 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     with _leaves_no_trace(check):
         find_moved_buffers(check.passes, train, check.findings)
         check.passes.evaluation(test)
-        if isinstance(spec.task, OwnTaskConfig):
-            _refuse_odd_weights(task, train)
+        if is_own:
+            refuse_odd_weights(task, train)
             if not isinstance(task, CoupledTask):  # its scores are of a whole part
-                _refuse_no_scores(check.passes, test)
+                refuse_no_scores(check.passes, test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
         if spec.batch.schedule.short_sequences:
             check.passes.training(cut_sequences(train, spec.batch.schedule.short_sequences.length))
     return check
-
-
-def _refuse_odd_weights(task: Task, batch: Tree) -> None:
-    """Raise PlanError, by the sample's number, for a weight that a person's own task gives and no mean can be taken with."""
-    for number in range(num_samples(batch)):
-        try:
-            weight = float(task.weight(rows(batch, number, number + 1)))
-        except ANYTHING as error:
-            raise PlanError("task", f"its weight failed on training sample {number}: {described(error)}.", "Give one number, the sum.") from error
-        if not 0 <= weight < math.inf:
-            problem = f"training sample {number} weighs {weight:g} by its weight; weights must be finite, and at least 0."
-            raise PlanError("task", problem, "A sample of weight 0 does not count.")
-
-
-def _refuse_no_scores(passes: Passes, batch: Tree) -> None:
-    """Raise PlanError for a person's own metrics that are no numbers; what a few samples leave undefined is a number later."""
-    task, size = passes.task, num_samples(batch)
-    try:
-        sums = passes.metric_sums(batch)
-    except ANYTHING as error:
-        if isinstance(error, LargebatchError) or ran_out_of_memory(error):
-            raise
-        raise PlanError("task", f"its metric_sums failed on {size} samples: {described(error)}.", "Mend it.") from error
-    if (weight := sums.pop(WEIGHT)) > 0:
-        try:
-            scores_of(task, sums, weight, "before training")
-        except CodeError as error:
-            raise PlanError("task", error.problem, "Mend its metrics.") from error
 
 
 def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:
@@ -129,6 +107,8 @@ def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:
         if _splits_groups(plan):
             refuse_mixed_groups(check.passes.model, check.train, check.passes.task.probe)
         _refuse_coupled(check, plan)
+        if isinstance(plan.spec.task, OwnTaskConfig) and not isinstance(check.passes.task, CoupledTask):
+            refuse_no_sums(check.passes, check.test)
         _try_sizes(check, plan)
     if findings.by_samples and not _steps_are_passes(plan):
         raise PlanError(

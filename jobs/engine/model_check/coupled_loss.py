@@ -6,7 +6,7 @@ arithmetic change is in neither, and what is left is the task's own. A term of t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -113,8 +113,23 @@ def _apart(passes: Passes, samples: Tree) -> float | None:
 
 def _loss_of_rows(task: Task, samples: Tree, outputs: Sequence[Any], start: int, stop: int, seed: int) -> _Loss:
     """The task's number of some of the samples, with what the model gave for them among all. Raises: whatever the task raises."""
-    size, given = num_samples(samples), iter(outputs)
     taken: list[Tensor] = []
+    forward = rows_of_outputs(outputs, num_samples(samples), start, stop, lambda part: taken.append(part.requires_grad_()))
+    seed_draws(key("coupled loss", seed), leaves(samples)[0].device)
+    loss = task.probe(forward, map_leaves(Tensor.clone, rows(samples, start, stop)))
+    gradients = torch.autograd.grad(loss, taken, allow_unused=True, materialize_grads=True) if loss.requires_grad and taken else ()
+    return _Loss(float(loss.detach()), [gradient.detach() for gradient in gradients])
+
+
+def rows_of_outputs(
+    outputs: Sequence[Any], size: int, start: int, stop: int, look: Callable[[Tensor], object] = lambda part: None
+) -> Callable[..., Any]:
+    """What stands in for a model: it gives, call by call, what the model gave for some of `size` samples.
+
+    Args: look: gets each part of real numbers.
+    Raises: ValueError, when it is called, for outputs with several rows for each sample.
+    """
+    given = iter(outputs)
 
     def row_by_row(tensor: Tensor) -> Tensor:
         tensor = tensor.detach()
@@ -124,13 +139,10 @@ def _loss_of_rows(task: Task, samples: Tree, outputs: Sequence[Any], start: int,
             return tensor.clone()
         part = tensor[start:stop].clone()
         if part.is_floating_point():
-            taken.append(part.requires_grad_())
+            look(part)
         return part
 
     def forward(*inputs: Any, **named: Any) -> Any:
         return map_tensors(row_by_row, next(given))
 
-    seed_draws(key("coupled loss", seed), leaves(samples)[0].device)
-    loss = task.probe(forward, map_leaves(Tensor.clone, rows(samples, start, stop)))
-    gradients = torch.autograd.grad(loss, taken, allow_unused=True, materialize_grads=True) if loss.requires_grad and taken else ()
-    return _Loss(float(loss.detach()), [gradient.detach() for gradient in gradients])
+    return forward

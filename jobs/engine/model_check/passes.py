@@ -55,7 +55,7 @@ class Passes:
 
     def __init__(self, spec: TrainSpec, model: nn.Module, task: Task) -> None:
         self.spec, self.model, self.task = spec, model, task
-        self._device, self._forward_pass = next(model.parameters()).device, forward_pass_of(model)
+        self.device, self._forward_pass = next(model.parameters()).device, forward_pass_of(model)
         self._span = self._forward_pass.span
         self.has_norms = bool(ghost_norms(model))
         """Whether statistics are taken over some samples together."""
@@ -70,7 +70,7 @@ class Passes:
         self.end()
         if self._span is not None:
             self._forward_pass.span = GROUP
-        seed_draws(key("model check", seed), self._device)
+        seed_draws(key("model check", seed), self.device)
 
     def end(self) -> None:
         """Leave no trace of the passes."""
@@ -109,24 +109,36 @@ class Passes:
     def given(self, batch: Tree) -> list[Any]:
         """What the task is given by the model in a pass in training, call by call, as it is given it in a step."""
         self.begin()
+        with errors_in_words(batch, "training", self.model, self.task), _only(self.model, ()):
+            outputs = self._given(batch, self.task.probe)
+            self._forward_pass.end()
+        return outputs
+
+    @without_gradient()
+    def given_in_evaluation(self, batch: Tree) -> list[Any]:
+        """The same of what its metrics are made of."""
+        self.begin()
+        with errors_in_words(batch, "evaluation", self.model, self.task), evaluation_mode(self.model):
+            return self._given(batch, lambda forward, batch: sums_of(self.task, forward, batch, self.device))
+
+    def _given(self, batch: Tree, use: Callable[[Callable[..., Any], Tree], object]) -> list[Any]:
+        """What `use` is given where it calls the model."""
         outputs: list[Any] = []
+        forward = in_precision(self.model, self.spec.precision, self.device)
 
         def noted(*inputs: Any, **named: Any) -> Any:
             outputs.append(forward(*inputs, **named))
             return outputs[-1]
 
-        forward = in_precision(self.model, self.spec.precision, self._device)
-        with errors_in_words(batch, "training", self.model, self.task), _only(self.model, ()):
-            self._forward_pass.begin(num_samples(batch))
-            self.task.probe(noted, map_leaves(Tensor.clone, batch))
-            self._forward_pass.end()
+        self._forward_pass.begin(num_samples(batch))
+        use(noted, map_leaves(Tensor.clone, batch))  # some models change their inputs
         return outputs
 
     def dropping(self, batch: Tree, start: int, stop: int, dropouts: Sequence[SampleDropout]) -> Tensor:
         """Outputs in training of some of the samples, where these drop, by each sample's place among all."""
         self.begin()
         part = rows(batch, start, stop)
-        set_dropout_keys(dropouts, 0, Slice(0, start, stop), self._device)
+        set_dropout_keys(dropouts, 0, Slice(0, start, stop), self.device)
         try:
             with errors_in_words(part, "training", self.model, self.task), _only(self.model, dropouts):
                 return self._forward(part, "training")[1]
@@ -148,8 +160,8 @@ class Passes:
         self.begin(0)
         with evaluation_mode(self.model):
             self._forward_pass.begin(num_samples(batch))
-            forward = in_precision(self.model, self.spec.precision, self._device)
-            sums = sums_of(self.task, forward, map_leaves(Tensor.clone, batch), self._device)  # some models change their inputs
+            forward = in_precision(self.model, self.spec.precision, self.device)
+            sums = sums_of(self.task, forward, map_leaves(Tensor.clone, batch), self.device)  # some models change their inputs
         return numbers_of(sums)
 
     def _forward(self, batch: Tree, mode: str) -> tuple[Tensor, Tensor]:
@@ -165,7 +177,7 @@ class Passes:
         size = num_samples(batch)
         self._forward_pass.begin(size)
         copied = map_leaves(Tensor.clone, batch)  # some models change their inputs
-        probe = self.task.probe(in_precision(recorded, self.spec.precision, self._device), copied)
+        probe = self.task.probe(in_precision(recorded, self.spec.precision, self.device), copied)
         refuse_no_sum(probe)
         if not given:
             raise PlanError(

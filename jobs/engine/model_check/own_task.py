@@ -1,0 +1,143 @@
+"""Tries whether a person's own task belongs to its samples, whatever the model is: what it prepares, weighs and measures.
+
+A batch is prepared, weighed and measured piece by piece, and the pieces are added up. So samples that are prepared together must be those that
+are prepared apart, and the weight and the sums of some samples must be those of their parts together, with the very same outputs of the model.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.sample_draws import EVALUATION
+from largebatch.jobs.samples.trees import Tree, map_leaves, named_leaves, num_samples, rows
+from largebatch.jobs.engine.evaluation.evaluate import numbers_of, scores_of
+from largebatch.jobs.engine.evaluation.forward import WEIGHT, sums_of
+from largebatch.jobs.engine.model_check.coupled_loss import rows_of_outputs
+from largebatch.jobs.engine.model_check.passes import Passes, difference
+from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
+from largebatch.jobs.entry_points import ANYTHING, described
+from largebatch.jobs.errors import CodeError, LargebatchError, PlanError
+from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.tasks.base import Task
+
+ROUNDING = 1e-5
+"""Of what is prepared, and of a weight: a hundred times what another order of a few additions makes of them in float32."""
+ROUNDING_OF_SUMS = 1e-3
+"""Of a metric's sum, whose terms of either sign may cancel."""
+CANCELLED = 1e-6
+"""Of the largest of the sums: what is smaller may be the rounding of terms that cancel."""
+
+
+def refuse_coupled_preparation(task: Task, samples: Tree, seed: int, device: torch.device) -> None:
+    """Prepare some samples, as they are read, at once and in two parts. Raises: PlanError where that makes a difference, in either mode."""
+    size = num_samples(samples)
+    for epoch, mode in ((0, "training"), (EVALUATION, "evaluation")):
+        whole, again, first, second = (
+            dict(named_leaves(task.prepared(map_leaves(Tensor.clone, rows(samples, start, stop)), seed, Slice(epoch, start, stop), device)))
+            for start, stop in ((0, size), (0, size), (0, size // 2), (size // 2, size))
+        )
+        for name, leaf in whole.items():
+            where = f"{name} " if name else ""
+            if _are_apart(leaf, again[name]):
+                raise PlanError(
+                    "task",
+                    f"its prepare gives another {where}when it prepares the same {size} samples once more in {mode}: it draws random numbers itself,"
+                    " which micro-batches, workers and a resume would change.",
+                    "Draw by its argument, such as draws.uniform('noise') or draws.normal('noise', *shape): these numbers belong to the samples.",
+                )
+            if size > 1 and _are_apart(leaf, torch.cat([first[name], second[name]])):
+                raise PlanError(
+                    "task",
+                    f"its prepare makes of a sample's {where}what depends on the others that it prepares with it in {mode} ({size} at once, or in two"
+                    " halves): micro-batches and workers would change the result.",
+                    "Let each sample follow from its own numbers and draws: no mean over the batch, no mixing of its samples.",
+                )
+
+
+def _are_apart(leaf: Tensor, other: Tensor) -> bool:
+    if leaf.dtype != other.dtype or leaf.shape != other.shape:
+        return True
+    return not torch.equal(leaf, other) and difference([leaf.double()], [other.double()]) > ROUNDING
+
+
+def refuse_odd_weights(task: Task, batch: Tree) -> None:
+    """Raise PlanError for weights of a person's own task that no mean can be taken with, by the sample's number, and that are no sum over samples."""
+    size = num_samples(batch)
+    weights = [_weight(task, batch, number, number + 1) for number in range(size)]
+    for number, weight in enumerate(weights):
+        if not 0 <= weight < math.inf:
+            problem = f"training sample {number} weighs {weight:g} by its weight; weights must be finite, and at least 0."
+            raise PlanError("task", problem, "A sample of weight 0 does not count.")
+    together = _weight(task, batch, 0, size)
+    if not math.isclose(together, sum(weights), rel_tol=ROUNDING):
+        raise PlanError(
+            "task",
+            f"its weight is no sum over samples: {size} samples weigh {together:g} together and {sum(weights):g} one by one; micro-batches and"
+            " workers would change the result.",
+            "Return the sum of what each sample weighs, never a mean.",
+        )
+
+
+def _weight(task: Task, batch: Tree, start: int, stop: int) -> float:
+    try:
+        weight = task.weight(rows(batch, start, stop))
+        if isinstance(weight, Tensor) and weight.numel() != 1:
+            problem = f"its weight over a batch is {tuple(weight.shape)}; it must be one number, the sum over the samples."
+            raise PlanError("task", problem, "End it with .sum().")
+        return float(weight)
+    except LargebatchError:
+        raise
+    except ANYTHING as error:
+        which = f"training sample {start}" if stop == start + 1 else f"{stop - start} training samples"
+        raise PlanError("task", f"its weight failed on {which}: {described(error)}.", "Give one number, the sum.") from error
+
+
+def refuse_no_scores(passes: Passes, batch: Tree) -> None:
+    """Raise PlanError for a person's own metrics that are no numbers; what a few samples leave undefined is a number later."""
+    task, size = passes.task, num_samples(batch)
+    try:
+        sums = passes.metric_sums(batch)
+    except ANYTHING as error:
+        if isinstance(error, LargebatchError) or ran_out_of_memory(error):
+            raise
+        raise PlanError("task", f"its metric_sums failed on {size} samples: {described(error)}.", "Mend it.") from error
+    if (weight := sums.pop(WEIGHT)) > 0:
+        try:
+            scores_of(task, sums, weight, "before training")
+        except CodeError as error:
+            raise PlanError("task", error.problem, "Mend its metrics.") from error
+
+
+def refuse_no_sums(passes: Passes, batch: Tree) -> None:
+    """Raise PlanError for a person's own metrics that are no sums: of some samples another number than of two parts of them together.
+
+    Those that draw at random are not tried, nor those of more samples than these.
+    """
+    size, outputs = num_samples(batch), passes.given_in_evaluation(batch)
+
+    def sums(start: int, stop: int, seed: int = 0) -> dict[str, float]:
+        seed_draws(key("sums", seed), passes.device)
+        forward = rows_of_outputs(outputs, size, start, stop)
+        return numbers_of(sums_of(passes.task, forward, map_leaves(Tensor.clone, rows(batch, start, stop)), passes.device))
+
+    for middle in {size // 2, size // 2 - 1} - {0, -1}:
+        try:
+            with torch.no_grad():
+                whole, again, first, second = sums(0, size), sums(0, size, seed=1), sums(0, middle), sums(middle, size)
+        except ANYTHING as error:  # outputs that cannot be cut, too
+            if ran_out_of_memory(error):
+                raise
+            return
+        least = CANCELLED * max(map(abs, whole.values()))
+        for name, total in whole.items():
+            parts = first.get(name, 0.0), second.get(name, 0.0)
+            apart, largest = abs(total - sum(parts)), max(abs(total), *map(abs, parts))
+            if again.get(name) == total and math.isfinite(apart) and apart > max(ROUNDING_OF_SUMS * largest, least):
+                raise PlanError(
+                    "task",
+                    f"its {name} is no sum over samples: with the same outputs of the model, {size} samples give {total:g}, and {middle} and"
+                    f" {size - middle} of them {parts[0]:g} and {parts[1]:g}; how many are evaluated at once would change the score.",
+                    "Return sums and counts by metric_sums, and make of them what is no mean, such as F1, in metrics(sums, weight).",
+                )
