@@ -18,7 +18,7 @@ from largebatch.jobs.engine.evaluation.forward import WEIGHT, samples_at_once
 from largebatch.jobs.samples.trees import Tree, cut_sequences, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluation.forward import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
-from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words
+from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
@@ -138,6 +138,7 @@ def _refuse_coupled(check: ModelCheck, plan: TrainPlan) -> None:
     if num_samples(train) < NUM_SAMPLES:
         _about_modes(check, is_steady=False)
         return
+    check.findings.notices.extend(refuse_draws_from_elsewhere(passes, train))
     # Where batch-norm's groups are whole batches nothing is ever split: samples may look at each other.
     is_split = plan.span is None or _splits_groups(plan)
     is_random = is_split and refuse_coupled_training(passes, train, check.others)

@@ -1,13 +1,54 @@
-"""Finds the parts of a model that draw from torch's own generators in training, and says what that means."""
+"""Finds out whether a model draws at random in training, and which of its parts, and says what that means."""
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.samples.keyed_random import own_draws
 from largebatch.jobs.samples.trees import Tree
+from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
+from largebatch.jobs.errors import PlanError
+
+NUM_SEEDS = 16
+"""How many a model that draws is tried with, until one makes a difference: a layer that is left out rarely is there with most of them."""
+
+
+def is_random(passes: Passes, samples: Tree, reference: TrainingPass) -> bool:
+    """Whether torch's generators make a difference to a pass in training. Args: reference: one with the first seed."""
+    if not drawing_parts(passes, samples):
+        return False
+    return any(difference([reference.outputs], [passes.training(samples, seed).outputs]) > passes.rounding / 100 for seed in range(1, NUM_SEEDS + 1))
+
+
+def refuse_draws_from_elsewhere(passes: Passes, samples: Tree) -> list[str]:
+    """Pass some samples through with other states of Python's and numpy's generators, which no step seeds.
+
+    Returns: a notice, where they are drawn from and it made no difference.
+    Raises: PlanError where it makes one.
+    """
+    with own_draws():
+        before = repr(random.getstate()), np.random.get_state()[1:3]
+        reference = passes.training(samples)
+        if repr(random.getstate()) == before[0] and all(map(np.array_equal, np.random.get_state()[1:3], before[1])):
+            return []
+        for seed in range(NUM_SEEDS):
+            random.seed(seed)
+            np.random.seed(seed)
+            if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
+                raise PlanError(
+                    "model",
+                    "draws random numbers from elsewhere than torch, of Python's or numpy's generators: a resume would draw others, and another"
+                    " micro-batch, too.",
+                    "Draw from torch's own generators.",
+                )
+    return [
+        "The model draws from Python's or numpy's generators in training, which nothing here seeds; in"
+        f" {NUM_SEEDS} passes that made no difference. Where it makes one, a resume is no longer what would have been without it."
+    ]
 
 
 def drawing_parts(passes: Passes, samples: Tree) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.engine.model_check.coupled_loss import refuse_coupled_loss
+from largebatch.jobs.engine.model_check.draws import is_random
 from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.samples.trees import Tree, halves, map_leaves, num_samples
@@ -20,6 +21,8 @@ CERTAIN = 1e-2
 """Beyond this it is no rounding that a maximum or a sign has blown up."""
 CERTAIN_BEHIND_NORMS = 0.1
 """The same where norms over a few samples have blown it up."""
+SCALE = 2.0**20
+"""A power of two: it changes no digit of a gradient that is in proportion to the loss."""
 SPLIT_HINT = (
     "Dimension 0 must be the samples all the way through (batch_first=True for recurrent layers and attention), and nothing but"
     " torch's batch-norm may look along it."
@@ -27,8 +30,10 @@ SPLIT_HINT = (
 
 
 def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool:
-    """Raise PlanError if a sample's gradient depends on other samples; returns whether the model draws at random in training."""
-    reference = passes.training(samples)
+    """Raise PlanError if a sample's gradient depends on other samples, or on more than the loss; returns whether training draws at random."""
+    reference, scaled = passes.training(samples), passes.training(samples, scale=SCALE)
+    outputs_apart, scaled_apart = difference([reference.outputs], [scaled.outputs]), difference(reference.gradient, scaled.gradient)
+    del scaled
     by_halves = [passes.training(half) for half in halves(samples)]
     parts = [first + second for first, second in zip(by_halves[0].gradient, by_halves[1].gradient, strict=True)]
     apart = difference(reference.gradient, parts, *(half.gradient for half in by_halves))
@@ -36,19 +41,26 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
         refuse_mean(reference, by_halves)
         refuse_weighted_mean(passes, samples, reference)
     refuse_coupled_loss(passes, samples, reference, by_halves)
-    if apart <= passes.rounding:
-        return False
-    if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
+    if outputs_apart > passes.rounding / 100:
         raise PlanError(
             "model",
             "gives other logits when the same samples pass through once more with the same seed: it keeps something from pass to pass, or draws"
             " random numbers from elsewhere than torch.",
             "Keep nothing from pass to pass, and draw from torch's own generators.",
         )
-    is_random = difference([reference.outputs], [passes.training(samples, seed=1).outputs]) > passes.rounding / 100
-    if (not is_random and apart > _certain(passes)) or _others_matter(passes, lambda batch: passes.training(batch).outputs, samples, others):
+    draws = is_random(passes, samples, reference)
+    if apart > passes.rounding and (
+        (not draws and apart > _certain(passes)) or _others_matter(passes, lambda batch: passes.training(batch).outputs, samples, others)
+    ):
         raise _coupled("gradient in training depends", apart)
-    return is_random
+    if scaled_apart > passes.rounding / 100:
+        raise PlanError(
+            "model",
+            f"its gradient is not in proportion to the loss ({100 * scaled_apart:.3g}% of it is not): a hook, or a function with a backward pass of"
+            " its own, adds to it or clips it in each pass, so that micro-batches and workers would change the result.",
+            "Give what the loss is to have besides as an output, and add it up by samples in a task of your own; clip with gradient.clip_norm.",
+        )
+    return draws
 
 
 def refuse_mean(whole: TrainingPass, by_halves: Sequence[TrainingPass]) -> None:

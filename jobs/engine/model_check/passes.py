@@ -84,10 +84,12 @@ class Passes:
         """(Value where passes begin, value now), in host memory, of the parameters that passes have changed, by name."""
         return self._snapshot.changed_weights()
 
-    def training(self, batch: Tree, seed: int | None = 0) -> TrainingPass:
+    def training(self, batch: Tree, seed: int | None = 0, scale: float = 1.0) -> TrainingPass:
         """A pass in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
 
-        Args: seed: of torch's generators; None: go on from what the last pass left.
+        Args:
+            seed: of torch's generators; None: go on from what the last pass left.
+            scale: what the loss is multiplied by before its backward pass, and the gradient divided by after it.
         """
         if seed is not None:
             self.begin(seed)
@@ -100,11 +102,11 @@ class Passes:
             with before_each_run(ghost_norms(self.model), refuse_changed_settings), _only(self.model, ()):
                 probe, outputs = self._forward(batch, "training")
                 self._forward_pass.end()
-                probe.backward()  # type: ignore[no-untyped-call]
+                (probe * scale).backward()
             refuse_sparse_gradients(self.model)
         params = [param for param in self.model.parameters() if param.requires_grad]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
-        return TrainingPass(outputs, [tensor.detach().clone() for tensor in gradient], float(probe.detach()))
+        return TrainingPass(outputs, [tensor.detach() / scale for tensor in gradient], float(probe.detach()))
 
     def given(self, batch: Tree) -> list[Any]:
         """What the task is given by the model in a pass in training, call by call, as it is given it in a step."""
