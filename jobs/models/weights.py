@@ -31,7 +31,9 @@ def evaluated_weights(saved: Mapping[str, Any]) -> dict[str, Any]:
     averages = dict(zip(average["names"], average["averages"], strict=True))
     # A parameter under two names is averaged under its first.
     tied = {place(weights[name]): value for name, value in averages.items() if name in weights}
-    return {name: averages.get(name, tied.get(place(value), value)) for name, value in weights.items()}
+    evaluated = {name: averages.get(name, tied.get(place(value), value)) for name, value in weights.items()}
+    # An average may be wider than what it is evaluated in.
+    return {name: value.to(weights[name].dtype) if isinstance(value, Tensor) else value for name, value in evaluated.items()}
 
 
 def write_weights(path: Path, weights: Mapping[str, Any], option: str = "--output") -> None:

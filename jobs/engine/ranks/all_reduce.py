@@ -19,6 +19,7 @@ from largebatch.jobs.engine.ranks.compression import make_reduction
 from largebatch.jobs.engine.ranks.gradient_norm import SquaredNorm
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.ranks.sum_over_ranks import SumOverRanks
+from largebatch.jobs.optim.tensors import at_least_float32
 from largebatch.jobs.plan.step_plan import StepPlan
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
@@ -28,7 +29,7 @@ class SumInProcess:
 
     Each micro-batch's gradient arrives in a fresh `.grad` and is added up beside it: no more arithmetic than
     autograd's own adding, and its norm can be taken on the way. That of a single micro-batch stays where it arrives.
-    A parameter that was not reached has no gradient.
+    A parameter that was not reached has no gradient. The sum is float32 at the least: bfloat16 loses what is 2^-9 of it.
     """
 
     def __init__(self, params: list[nn.Parameter], squared_norm: SquaredNorm) -> None:
@@ -63,13 +64,13 @@ class SumInProcess:
             self.mean_squared_norm = self.mean_squared_norm + self.squared_norm() * (self._total_weight / weight)
         if self._total is not None or self._num_left:
             gradients = [param.grad for param in self._params]
-            self._total = gradients if self._total is None else _sum(self._total, gradients)
+            self._total = _sum([None] * len(gradients) if self._total is None else self._total, gradients)
 
     def finish(self) -> None:
         """Leave the sum in `.grad`."""
         if self._total is not None:
             for param, gradient in zip(self._params, self._total, strict=True):
-                param.grad = gradient
+                param.grad = gradient if gradient is None else gradient.to(param.dtype)
 
     def leave_out(self, reached: list[float]) -> None:
         """Take the gradient from parameters that no rank has reached: an optimizer must not decay them either. Here they have none."""
@@ -80,7 +81,10 @@ def _sum(totals: list[Tensor | None], gradients: list[Tensor | None]) -> list[Te
     for total, gradient in zip(totals, gradients, strict=True):
         if total is not None and gradient is not None:
             total.add_(gradient)
-    return [gradient if total is None else total for total, gradient in zip(totals, gradients, strict=True)]
+    return [
+        total if total is not None or gradient is None else gradient.to(at_least_float32(gradient.dtype))
+        for total, gradient in zip(totals, gradients, strict=True)
+    ]
 
 
 GradientSum = SumInProcess | SumOverRanks

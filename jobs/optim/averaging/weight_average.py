@@ -5,11 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.optim.tensors import at_least_float32, in_at_least_float32
+
 
 class WeightAverage:
     """Exponential moving average of weights and running statistics, evaluated in place of the weights.
 
         average <- decay^power * average + (1 - decay^power) * weights,  once per optimizer step
+
+    It is float32 at the least: in bfloat16 a decay of 0.999 moves nothing that is not twice as far away as it is large.
 
     Args: decay: in (0, 1), of a step of power 1.
     """
@@ -19,22 +23,23 @@ class WeightAverage:
         self._params = {name: param.detach() for name, param in model.named_parameters() if param.is_floating_point()}
         self._buffers = {name: _home(model, name) for name, buffer in model.named_buffers() if buffer.is_floating_point()}
         self._names = [*self._params, *self._buffers]
-        self.averages = [source.clone() for source in self._sources()]
+        self.averages = [source.to(at_least_float32(source.dtype), copy=True) for source in self._sources()]
         """In the model's order; always the same tensors."""
+        self._held: list[Tensor] | None = None
+        """The weights, while the averages are in their place."""
 
     @torch.no_grad()
     def update(self, power: float = 1.0) -> None:
         """Count the weights as they are now. Args: power: how many steps of the decay's own batch this one was."""
-        torch._foreach_lerp_(self.averages, self._sources(), 1.0 - self.decay**power)
+        torch._foreach_lerp_(self.averages, in_at_least_float32(self._sources()), 1.0 - self.decay**power)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange weights and averages; a second call undoes the first."""
-        # All are held before any is overwritten: a buffer may be a view of a weight.
+        """Put the averages in the weights' place; a second call undoes the first, bit for bit."""
         sources = self._sources()
-        held = [source.clone() for source in sources]
-        torch._foreach_copy_(sources, self.averages)
-        torch._foreach_copy_(self.averages, held)
+        # All are held before any is overwritten: a buffer may be a view of a weight.
+        values, self._held = (self.averages, [source.clone() for source in sources]) if self._held is None else (self._held, None)
+        torch._foreach_copy_(sources, values)
 
     def _sources(self) -> list[Tensor]:
         """What is averaged, as it is now: some models put another tensor in a buffer's place."""

@@ -7,7 +7,10 @@ import pytest
 import small_runs
 import torch
 from small_runs import trained
+from torch import nn
 
+from largebatch.jobs.models.weights import evaluated_weights
+from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.resume import load_checkpoint
 from largebatch.jobs.run.checkpoints import list_checkpoints
 
@@ -45,3 +48,27 @@ def test_its_decay_follows_the_batch_along_a_schedule(schedule: dict[str, Any], 
         averages = [decay * average + (1 - decay) * state["model"][name].double() for average, name in zip(averages, names, strict=True)]
     for expected, found in zip(averages, after[-1]["average"]["averages"], strict=True):
         assert torch.allclose(found.double(), expected, rtol=0, atol=2e-6)
+
+
+def test_the_average_of_bfloat16_weights_follows_them() -> None:
+    """In bfloat16 it was 59 % off after as many steps, for a thousandth of the distance was lost each time."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).bfloat16()
+    average = WeightAverage(model, 0.999)
+    exact = [param.detach().double() for param in model.parameters()]
+    for _ in range(1000):
+        for param, value in zip(model.parameters(), exact, strict=True):
+            with torch.no_grad():
+                param.add_(0.01 * torch.randn_like(param) + 0.002)
+            value.lerp_(param.detach().double(), 0.001)
+        average.update()
+    for own, value in zip(average.averages, exact, strict=True):
+        torch.testing.assert_close(own.double(), value, rtol=1e-5, atol=1e-6)
+    weights, own = [param.detach().clone() for param in model.parameters()], [each.clone() for each in average.averages]
+    average.swap()
+    assert all(torch.equal(param, value.bfloat16()) for param, value in zip(model.parameters(), exact, strict=True))
+    saved = evaluated_weights({"model": model.state_dict(), "average": average.state_dict()})
+    assert all(torch.equal(saved[name], param) for name, param in model.named_parameters()), "what is exported is what was evaluated"
+    average.swap()
+    assert all(map(torch.equal, weights, model.parameters()))
+    assert all(map(torch.equal, own, average.averages)), "being evaluated takes nothing from it"
