@@ -32,11 +32,15 @@ SPLIT_HINT = (
 def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool:
     """Raise PlanError if a sample's gradient depends on other samples, or on more than the loss; returns whether training draws at random."""
     reference, scaled = passes.training(samples), passes.training(samples, scale=SCALE)
-    outputs_apart, scaled_apart = difference([reference.outputs], [scaled.outputs]), difference(reference.gradient, scaled.gradient)
+    outputs_apart = difference([reference.outputs], [scaled.outputs])
+    disproportionate = [
+        (number, off)
+        for number, pair in enumerate(zip(reference.gradient, scaled.gradient, strict=True))
+        if (off := difference(pair[:1], pair[1:])) > passes.rounding / 100
+    ]
     del scaled
     by_halves = [passes.training(half) for half in halves(samples)]
-    parts = [first + second for first, second in zip(by_halves[0].gradient, by_halves[1].gradient, strict=True)]
-    apart = difference(reference.gradient, parts, *(half.gradient for half in by_halves))
+    apart = _apart(reference, by_halves)
     if apart > passes.rounding:
         refuse_mean(reference, by_halves)
         refuse_weighted_mean(passes, samples, reference)
@@ -53,14 +57,28 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
         (not draws and apart > _certain(passes)) or _others_matter(passes, lambda batch: passes.training(batch).outputs, samples, others)
     ):
         raise _coupled("gradient in training depends", apart)
-    if scaled_apart > passes.rounding / 100:
-        raise PlanError(
-            "model",
-            f"its gradient is not in proportion to the loss ({100 * scaled_apart:.3g}% of it is not): a hook, or a function with a backward pass of"
-            " its own, adds to it or clips it in each pass, so that micro-batches and workers would change the result.",
-            "Give what the loss is to have besides as an output, and add it up by samples in a task of your own; clip with gradient.clip_norm.",
-        )
+    for number, off in disproportionate:
+        if draws or any(_splits_apart(passes, samples, number, scale) for scale in (SCALE, 1 / SCALE)):
+            raise PlanError(
+                "model",
+                f"the gradient of {passes.trained_names()[number]} is not in proportion to the loss ({100 * off:.3g}% of it is not): a hook, or a"
+                " function with a backward pass of its own, adds to it or clips it in each pass, so that micro-batches and workers would change the"
+                " result.",
+                "Give what the loss is to have besides as an output, and add it up by samples in a task of your own; clip with gradient.clip_norm.",
+            )
     return draws
+
+
+def _splits_apart(passes: Passes, samples: Tree, number: int, scale: float) -> bool:
+    """Whether one parameter's gradient is another in two halves, of a loss so much larger; what clips a sample's own numbers follows no split."""
+    first, second = (passes.training(half, scale=scale).gradient[number] for half in halves(samples))
+    return difference([passes.training(samples, scale=scale).gradient[number]], [first + second], [first], [second]) > _certain(passes)
+
+
+def _apart(whole: TrainingPass, by_halves: Sequence[TrainingPass]) -> float:
+    """How far the gradient of some samples is from that of their two halves together, over the largest of these."""
+    parts = [first + second for first, second in zip(by_halves[0].gradient, by_halves[1].gradient, strict=True)]
+    return difference(whole.gradient, parts, *(half.gradient for half in by_halves))
 
 
 def refuse_mean(whole: TrainingPass, by_halves: Sequence[TrainingPass]) -> None:

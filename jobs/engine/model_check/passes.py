@@ -102,11 +102,18 @@ class Passes:
             with before_each_run(ghost_norms(self.model), refuse_changed_settings), _only(self.model, ()):
                 probe, outputs = self._forward(batch, "training")
                 self._forward_pass.end()
-                (probe * scale).backward()
+                (probe * scale).backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
-        params = [param for param in self.model.parameters() if param.requires_grad]
+        params = [param for _, param in self._trained()]
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(outputs, [tensor.detach() / scale for tensor in gradient], float(probe.detach()))
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
+
+    def trained_names(self) -> list[str]:
+        """What the gradients of a pass in training are of, in their order."""
+        return [name for name, _ in self._trained()]
 
     def given(self, batch: Tree) -> list[Any]:
         """What the task is given by the model in a pass in training, call by call, as it is given it in a step."""

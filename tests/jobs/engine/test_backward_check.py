@@ -31,6 +31,8 @@ def build(num_classes: int, kind: str, amount: float) -> nn.Module:
         hidden = model.body(inputs).tanh()
         if kind == "added":
             hidden = Adding.apply(hidden, amount * model.gate(inputs).softmax(1).mean(0).square().sum())  # type: ignore[no-untyped-call]
+        if kind == "own clipped" and hidden.requires_grad:
+            hidden.register_hook(lambda gradient: gradient.clamp(-amount, amount))
         draws = {"Python's": random.random, "numpy's": np.random.rand, "torch's": lambda: float(torch.rand(()))}
         if kind in draws and model.training and draws[kind]() < amount:
             return model.head(inputs[:, :6])
@@ -54,9 +56,9 @@ def notices(kind: str, amount: float) -> list[str]:
 @pytest.mark.parametrize(
     ("kind", "amount", "sentence"),
     [
-        ("added", 1e-4, r"its gradient is not in proportion to the loss \(0\.0\d+% of it is not\): a hook, or a function"),
-        ("added", 1e-2, "its gradient is not in proportion to the loss"),
-        ("clipped", 1e3, "its gradient is not in proportion to the loss"),
+        ("added", 1e-4, r"the gradient of gate\.weight is not in proportion to the loss \(\d+.*% of it is not\): a hook, or a function"),
+        ("added", 1e-2, "the gradient of gate.weight is not in proportion to the loss"),
+        ("clipped", 1e3, "the gradient of head.weight is not in proportion to the loss"),
         ("counted", 3e-5, "it keeps something from pass to pass"),
         ("Python's", 0.2, "draws random numbers from elsewhere than torch"),
         ("numpy's", 0.2, "draws random numbers from elsewhere than torch"),
@@ -76,6 +78,8 @@ def test_what_is_drawn_is_said(kind: str, amount: float, words: str) -> None:
     assert [words in notice for notice in notices(kind, amount)] == [True]
 
 
-def test_a_hook_that_scales_is_part_of_the_gradient() -> None:
+def test_what_follows_no_split_is_part_of_the_gradient() -> None:
+    """A hook that scales, and one that clips what goes back through each sample's own numbers, as in recurrent networks."""
     assert notices("scaled", 0.5) == []
+    assert notices("own clipped", 1e-3) == []
     assert notices("torch's", 0.0) == []
