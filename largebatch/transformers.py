@@ -53,7 +53,8 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         self._num_train_samples, self._options = num_train_samples, options
         self.recorder: Recorder | None = None
         """Of the last training."""
-        self._samples = 0
+        self._samples = self._pass_samples = 0
+        self._passes_again = False
         self._step_samples: int | None = None
         self._other_names: set[str] | None = None
         self._passes: list[_Pass] = []
@@ -78,7 +79,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
             metric=self._metric,
             **{"trainer": "transformers", **self._options},
         )
-        self._samples, self._step_samples, self._other_names = 0, None, None
+        self._samples, self._pass_samples, self._passes_again, self._step_samples, self._other_names = 0, 0, False, None, None
         self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
         self._loss_hook = model.register_forward_hook(self._listen, with_kwargs=True)
         self._accumulates, self._passes = args.gradient_accumulation_steps > 1, []
@@ -99,6 +100,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A micro-batch that is not its step's last has been passed backward."""
         self._end_pass()
+        self._count_micro_batch()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The last one has."""
@@ -110,6 +112,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A step is done; whether a line is written of it, the Trainer says next."""
+        self._count_micro_batch()
         self._step_samples, self._samples = self._samples, 0
         if self.recorder is not None and (control.should_log or control.should_evaluate or control.should_save):
             self.recorder.mark()
@@ -154,9 +157,19 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         self._end()
 
     def _count(self, model: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        """Count what a training pass reads."""
+        """Count what a training pass reads; of several passes of one micro-batch the largest."""
         if model.training and torch.is_grad_enabled():
-            self._samples += num_samples_of([*inputs, named])
+            if self._pass_samples and not self._passes_again:
+                self._passes_again = True
+                self._running().notice(
+                    "Each micro-batch passes through the model several times; its samples are counted once, as the largest pass has them."
+                )
+                self._running().micro_batch_noise.refuse("a micro-batch passes through the model several times")
+            self._pass_samples = max(self._pass_samples, num_samples_of([*inputs, named]))
+
+    def _count_micro_batch(self) -> None:
+        """It has been passed backward."""
+        self._samples, self._pass_samples = self._samples + self._pass_samples, 0
 
     def _listen(self, model: Any, inputs: tuple[Any, ...], named: dict[str, Any], outputs: Any) -> None:
         """Measure the gradient of a micro-batch that is one of several, and what the Trainer multiplies its loss by."""

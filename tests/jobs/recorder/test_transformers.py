@@ -11,6 +11,8 @@ from torch import nn
 
 import largebatch
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.records import NoticeRecord
 
 SLEEP_S = 0.2
 LOSS = largebatch.Metric("loss", "lower")
@@ -39,7 +41,7 @@ def samples(number: int) -> list[dict[str, Any]]:
     return [{"x": torch.randn(4, generator=drawn), "labels": int(torch.randint(0, 3, (), generator=drawn))} for _ in range(number)]
 
 
-def trained(net: Net, folder: Path, metric: largebatch.Metric = LOSS, **given: Any) -> Any:
+def trained(net: Net, folder: Path, metric: largebatch.Metric = LOSS, num_passes: int = 1, **given: Any) -> Any:
     pytest.importorskip("accelerate", reason="transformers' Trainer needs accelerate, which is not installed")
     import transformers
 
@@ -53,13 +55,21 @@ def trained(net: Net, folder: Path, metric: largebatch.Metric = LOSS, **given: A
         def on_save(self, *arguments: Any, **named: Any) -> None:
             time.sleep(SLEEP_S)
 
+    class Repeating(transformers.Trainer):  # type: ignore[misc]
+        """Passes each micro-batch several times, as R-Drop does (Liang et al., arXiv:2106.14448)."""
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+            outputs = [model(**inputs) for _ in range(num_passes)]
+            loss = torch.stack([each["loss"] for each in outputs]).mean()
+            return (loss, outputs[0]) if return_outputs else loss
+
     callback = largebatch.transformers.Callback(dataset="drawn", metric=metric, output_dir=folder / "runs", target=0.0)
     usual = {
         "num_train_epochs": 2, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "learning_rate": 0.4, "optim": "sgd", "seed": 5,
         "eval_strategy": "epoch", "save_strategy": "epoch", "logging_steps": 1, "report_to": [], "use_cpu": True, "disable_tqdm": True,
     }  # fmt: skip
     arguments = transformers.TrainingArguments(str(folder / "trainer"), **{**usual, **given})
-    trainer = transformers.Trainer(
+    trainer = (Repeating if num_passes > 1 else transformers.Trainer)(
         net, arguments, train_dataset=samples(44), eval_dataset=samples(9), compute_metrics=slow_scores, callbacks=[SlowSaves(), callback]
     )
     trainer.train()
@@ -95,6 +105,17 @@ def test_steps_that_the_trainer_does_not_log_are_counted(tmp_path: Path) -> None
     assert [(step.step, step.samples_seen) for step in run.steps] == [(4, 60)]
     assert run.summary is not None
     assert (run.summary.steps, run.summary.samples_seen) == (6, 88)
+
+
+def test_a_micro_batch_that_passes_twice_is_counted_once(tmp_path: Path) -> None:
+    """Samples, epochs and batches were twice what they are."""
+    folder = trained(Net(), tmp_path, num_passes=2).recorder.run_dir
+    run = largebatch.load_run(folder)
+    assert [step.global_batch_size for step in run.steps] == [16, 16, 12] * 2
+    assert run.summary is not None
+    assert (run.summary.samples_seen, run.summary.epochs) == (88, 2.0)
+    notices = [record.text for record in read_records(folder) if isinstance(record, NoticeRecord)]
+    assert [sum(words in notice for notice in notices) for words in ("its samples are counted once", "noise scale is not measured")] == [1, 1]
 
 
 def test_what_cannot_be_recorded_is_refused(tmp_path: Path) -> None:
