@@ -352,7 +352,7 @@ def test_batch_norm_and_coupled_samples_are_refused() -> None:
 
 
 def test_a_task_whose_weights_do_not_add_up_is_refused() -> None:
-    words = "samples weigh 2 together, and 4 one by one"
+    words = r"8 samples weigh 2\.82843 together and 8 one by one"
     with pytest.raises(PlanError, match=words):
         prepared(**OWN, task={"entry_point": f"{HERE}:RootWeight"}, model={"entry_point": f"{HERE}:model_of", "arguments": {"kind": "plain"}})
 
