@@ -39,7 +39,6 @@ def refuse_untold_norm_gradients(plan: TrainPlan, model: nn.Module, task: Task, 
         _refuse_mixed_rows(passes, batch)
     finally:
         passes.end()
-    _refuse_weights_that_do_not_add_up(task, batch)
 
 
 def _refuse_other_uses(passes: Passes, batch: Tree) -> None:
@@ -82,12 +81,3 @@ def _gradients(passes: Passes, batch: Tree) -> Gradients:
 def _distance(one: Tensor, other: Tensor | None) -> Tensor:
     distance: Tensor = (one if other is None else one - other).norm()
     return distance
-
-
-def _refuse_weights_that_do_not_add_up(task: Task, batch: Tree) -> None:
-    size = num_samples(batch)
-    whole, parts = float(task.weight(batch)), [float(task.weight(rows(batch, index, index + 1))) for index in range(size)]
-    if abs(whole - sum(parts)) > 1e-4 * abs(whole):
-        raise PlanError(
-            "task", f"{size} samples weigh {whole:g} together, and {sum(parts):g} one by one.", "A batch's weight is the sum over its samples."
-        )
