@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.data.loaders import first_samples
-from largebatch.jobs.engine.evaluation.evaluate import scores_of
-from largebatch.jobs.engine.evaluation.forward import WEIGHT, samples_at_once
-from largebatch.jobs.samples.trees import Tree, cut_sequences, map_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluation.forward import samples_at_once
 from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere

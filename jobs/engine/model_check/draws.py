@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from largebatch.jobs.samples.keyed_random import own_draws
-from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.keyed_random import own_draws
+from largebatch.jobs.samples.trees import Tree
 
 NUM_SEEDS = 16
 """How many a model that draws is tried with, until one makes a difference: a layer that is left out rarely is there with most of them."""

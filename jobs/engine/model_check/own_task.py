@@ -9,9 +9,6 @@ import math
 import torch
 from torch import Tensor
 
-from largebatch.jobs.samples.keyed_random import key, seed_draws
-from largebatch.jobs.samples.sample_draws import EVALUATION
-from largebatch.jobs.samples.trees import Tree, map_leaves, named_leaves, num_samples, rows
 from largebatch.jobs.engine.evaluation.evaluate import numbers_of, scores_of
 from largebatch.jobs.engine.evaluation.forward import WEIGHT, sums_of
 from largebatch.jobs.engine.model_check.coupled_loss import rows_of_outputs
@@ -19,7 +16,10 @@ from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import CodeError, LargebatchError, PlanError
+from largebatch.jobs.samples.keyed_random import key, seed_draws
+from largebatch.jobs.samples.sample_draws import EVALUATION
 from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.samples.trees import Tree, map_leaves, named_leaves, num_samples, rows
 from largebatch.jobs.tasks.base import Task
 
 ROUNDING = 1e-5
