@@ -275,6 +275,7 @@ def find(
     given = common_target(largest) if target is None else target
     target = target_of_all(largest) if given is None else given
     _refuse_what_needs_no_training(largest, target)
+    _refuse_clocks_that_stand(largest, target)
     return Findings(setting, target, given is None, tuple(largest), others, limits, missing, begun_from)
 
 
@@ -284,6 +285,15 @@ def _refuse_what_needs_no_training(runs: Sequence[RunResult], target: float) -> 
     if begun:
         met = f"{runs[0].metric.name} {target:g} was met before the first step by {begun} of {len(runs)} runs"
         raise InputError("--target", f"{met}: what training to it costs is not known.", "Give a harder one.")
+
+
+def _refuse_clocks_that_stand(runs: Sequence[RunResult], target: float) -> None:
+    """Raise InputError where another program's clock counted nothing up to the target: no cost stands in a ratio to 0 s."""
+    standing = sum(at is not None and at.training_seconds <= 0 for at in (run.first_at(target) for run in runs))
+    if standing:
+        problem = f"{standing} of {len(runs)} runs met the target after 0 s or less by their clock, so what training to it costs is not known."
+        hint = "Of MLflow's runs name a metric that counts training seconds (`seconds` of --mapping); leave out runs whose clock did not run."
+        raise InputError("runs", problem, hint)
 
 
 def find_in(folder: Path, target: float | None = None) -> Findings:

@@ -88,6 +88,16 @@ class TestBeforeTraining:
         assert find(self.begun(0.1), TARGET).advice == find([fine(made_run(batch)) for batch in (32, 128, 512)], TARGET).advice
 
 
+class TestClocksThatStand:
+    @pytest.mark.parametrize(("seconds", "num"), [(0.0, 1), (0.0, 3), (-1.0, 1)])
+    def test_a_target_that_took_no_time_is_refused(self, seconds: float, num: int) -> None:
+        """Of another program's runs whose seconds nobody counted."""
+        runs = [fine(made_run(batch)) for batch in (32, 128, 512)]
+        standing = [replace(run, evaluations=tuple(at._replace(training_seconds=seconds) for at in run.evaluations)) for run in runs[:num]]
+        with pytest.raises(InputError, match=rf"runs: {num} of 3 runs met the target after 0 s or less by their clock, .*`seconds` of --mapping"):
+            find([*standing, *runs[num:]], TARGET)
+
+
 class TestAtTheFirstEvaluation:
     """Where a run met the target at its first evaluation, it is not known where it crossed it, so no curve goes through there."""
 
@@ -141,7 +151,20 @@ class TestOneSeedBesideSeveral:
         answer = answer_of(find([*several, fine(made_run(512, 0, 1.2 * factor), 200)], TARGET))
         assert [(tie.global_batch_size, tie.by) for tie in answer.advice[0].ties] == ties
         assert answer.card is not None
-        assert answer.card.verdict == ("tied" if ties else "sure")
+        assert answer.card.verdict == ("tied" if ties else "unsure")
+        chance = "by chance alone the ranges of 3 and of 1 other seed lie apart in 50 % of cases"
+        assert (chance in told_by_card(answer, "How sure")) is not bool(ties)
+
+    @pytest.mark.parametrize(("num_seeds", "others", "share"), [(2, 2, 33), (2, 3, 20), (3, 2, 20), (3, 3, None), (6, 2, None)])
+    def test_it_is_not_sure_of_what_chance_gives_more_often_than_in_one_of_ten(self, num_seeds: int, others: int, share: int | None) -> None:
+        """Of n and m runs of one distribution all of one lie before all of the other in 2 orders of (n + m)! / n! m!."""
+        sizes = [(64, seed, 1.0) for seed in range(num_seeds)] + [(512, seed, 3.0) for seed in range(others)]
+        runs = [fine(made_run(b, s, f + 0.01 * s, learning_rate=0.1, settings=(("batch", str(b)),)), 200) for b, s, f in sizes]
+        answer = answer_of(find(runs, TARGET))
+        assert answer.card is not None
+        assert (answer.advice[0].ties, answer.card.verdict) == ([], "unsure" if share else "sure")
+        chance = f"by chance alone the ranges of {answer.card.choice.num_seeds} and of {answer.card.runners_up[0].choice.num_seeds} other seeds"
+        assert (f"{chance} lie apart in {share} % of cases" in told_by_card(answer, "How sure")) is (share is not None)
 
     def test_what_the_range_of_a_few_seeds_holds_is_said(self) -> None:
         for num_seeds, share in ((2, 50), (3, 75), (5, 94)):

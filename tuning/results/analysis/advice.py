@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from largebatch.jobs.tasks.metric import ACCURACY, Metric
 from largebatch.tuning.results.answers import Advice, Choice, Interval, Tie
+from largebatch.tuning.results.phrases import listed
 from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits, times_in_words
 
 Cost = Literal["seconds", "samples"]
@@ -56,10 +57,11 @@ class _Names(NamedTuple):
 
     def alike(self, as_what: str, ties: Sequence[Tie]) -> str:
         """`as soon as batch 64: the seeds do not tell them apart`; empty for no ties. Args: as_what: such as `as soon as`."""
-        by_seeds, by_evaluations = (" and ".join(self.of(tie) for tie in ties if tie.by == by) for by in ("seeds", "evaluations"))
-        parts = [f"{as_what} {by_seeds}: the seeds do not tell them apart"] if by_seeds else []
+        by_seeds, by_evaluations = ([self.of(tie) for tie in ties if tie.by == by] for by in ("seeds", "evaluations"))
+        parts = [f"{as_what} {listed(by_seeds)}: the seeds do not tell them apart"] if by_seeds else []
         if by_evaluations:
-            parts.append(f"{as_what} {by_evaluations}{', too' if parts else ''}: they differ by no more than the way between two evaluations")
+            too = ", too" if parts else ""
+            parts.append(f"{as_what} {listed(by_evaluations)}{too}: they differ by no more than the way between two evaluations")
         return "; ".join(parts)
 
     @property

@@ -75,7 +75,8 @@ class Sureness(Answer):
     """How sure the recommendation is."""
 
     verdict: Verdict
-    """sure: several seeds that did not choose it, and no other choice is as soon; tied: another one is; unsure: anything else."""
+    """sure: several seeds that did not choose it, no other choice is as soon, and ranges of so many seeds lie apart by chance in one of ten cases at
+    most; tied: another choice is as soon; unsure: anything else."""
     grounds: list[str]
     surer: list[str]
     """What would make it surer, the most telling first."""

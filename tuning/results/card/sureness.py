@@ -1,6 +1,7 @@
 """How sure a recommendation is: what it stands on, what speaks against it, and what would make it surer."""
 
 from collections.abc import Sequence
+from math import comb
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice
@@ -11,6 +12,8 @@ from largebatch.tuning.results.run_result import RunResult
 
 ENOUGH_SEEDS = 6
 """From so many on the interval of a median reaches 95 %."""
+BY_CHANCE = 0.1
+"""How often ranges of so many seeds may lie apart by chance alone, for an answer that is sure: those of 3 and 3 do."""
 MOST_GROUNDS = 4
 """That a card names; a program gets all."""
 MEASURES_NOISE = "gradient.noise_every_steps"
@@ -23,15 +26,17 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
     is_chosen_by_its_runs = any(_is_of(choice, best.first) for best in findings.chosen_by_their_runs)
     ties = [each for each in runners_up if each.tied_by]
     misses = _misses(findings, choice)
+    chances = [] if ties else _apart_by_chance(choice, findings.choices)
     doubts = (
         misses
         + _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs)
         + _ties(ties)
+        + chances
         + unsteady_clock(findings)
         + _measurement(findings, choice)
         + _search(findings, choice)
     )
-    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses else "sure"
+    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses or chances else "sure"
     return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
 
 
@@ -67,6 +72,19 @@ def _ties(ties: Sequence[RunnerUp]) -> list[tuple[str, str]]:
     ground = f"{counted(len(ties), 'other choice')} {'is' if len(ties) == 1 else 'are'} as soon, as far as was measured"
     is_open = any(tie.tied_by == "seeds" and tie.choice.num_seeds >= ENOUGH_SEEDS for tie in ties)  # of few, more are asked for already
     return [(ground, "more seeds, which may tell them apart" if is_open else "")]
+
+
+def _apart_by_chance(choice: Choice, choices: Sequence[Choice]) -> list[tuple[str, str]]:
+    """That it and another choice have too few seeds to be told apart: of n and m from one distribution 2 orders in C(n + m, n) lie apart."""
+    fewest = min((other.num_seeds for other in choices if other is not choice), default=None)
+    if choice.num_seeds < 2 or fewest is None:
+        return []
+    chance = 2 / comb(choice.num_seeds + fewest, fewest)
+    if chance <= BY_CHANCE:
+        return []
+    seeds = "seed" if fewest == 1 else "seeds"
+    ground = f"by chance alone the ranges of {choice.num_seeds} and of {fewest} other {seeds} lie apart in {chance * 100:.0f} % of cases"
+    return [(ground, "" if choice.num_seeds < ENOUGH_SEEDS else "more seeds of the other choices")]
 
 
 def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
