@@ -1,6 +1,7 @@
 """The critical batch size: planted curves come back within their interval, and so do published points."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -48,13 +49,13 @@ def test_the_interval_holds_the_planted_value_in_95_of_100(planted: float, noise
     assert hits_of(planted, noise, num_seeds, 2000) >= 1880
 
 
-def hits_of_shared(shared: float, own: float, num_seeds: int, repeats: int) -> int:
-    """The same where what a batch's settings miss the best by is in all of its seeds."""
+def hits_of_shared(shared: float, own: float | Sequence[float], num_seeds: int, repeats: int) -> int:
+    """The same where what a batch's settings miss the best by is in all of its seeds. Args: own: of each run, at all batches or at each."""
     generator, sizes = np.random.default_rng(7), np.array(BATCHES[:6])
-    batches = np.repeat(sizes, num_seeds)
+    batches, own_of_runs = np.repeat(sizes, num_seeds), np.repeat(np.broadcast_to(own, len(sizes)), num_seeds)
     hits = 0
     for number in range(repeats):
-        errors = np.repeat(generator.normal(0, shared, len(sizes)), num_seeds) + generator.normal(0, own, len(batches))
+        errors = np.repeat(generator.normal(0, shared, len(sizes)), num_seeds) + generator.normal(0, own_of_runs)
         found = fit_critical_batch(batches.tolist(), (1e5 * (1 + batches / 600) * np.exp(errors)).tolist(), seed=number)
         hits += found.low <= 600 <= (math.inf if found.high is None else found.high)
     return hits
@@ -64,6 +65,11 @@ def hits_of_shared(shared: float, own: float, num_seeds: int, repeats: int) -> i
 def test_the_interval_holds_where_seeds_share_their_batchs_error(shared: float, num_seeds: int) -> None:
     # 95 % of 200 is 190; three standard deviations of such a count are 9.
     assert hits_of_shared(shared, 0.05, num_seeds, 200) >= 181
+
+
+def test_the_interval_holds_where_larger_batches_vary_more() -> None:
+    # Errors of one size for all batches held it 354 times. 95 % of 400 is 380; three standard deviations of such a count are 13.
+    assert hits_of_shared(0.0, np.geomspace(0.02, 0.3, 6).tolist(), 3, 400) >= 367
 
 
 def test_a_curve_that_does_not_rise_bounds_it_from_below_by_what_is_measured() -> None:
