@@ -162,6 +162,9 @@ class CriticalBatch(Answer):
     """Whose runs it is fitted to; None where it is not from runs."""
     largest_batch: float | None = None
     """The largest it is fitted to, beyond which the curve mostly comes out too low; None where it is not from points."""
+    is_boundless: bool = False
+    """Whether `critical_batch_size` is where the search for it ended, and `min_steps` follows from that: the samples do not rise with the batch, so
+    nothing bounds it from above, and `low` alone is a finding."""
 
     def samples_to_target(self, batch: float) -> float:
         """E at a batch."""

@@ -8,7 +8,7 @@ from statistics import median
 from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.critical_batch import regime
-from largebatch.tuning.results.analysis.doubts import bias_in_words, critical_in_words, is_boundless, times_beyond
+from largebatch.tuning.results.analysis.doubts import bias_in_words, critical_in_words, times_beyond
 from largebatch.tuning.results.answers import Advice, CriticalBatch, GrowthAdvice
 from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.card.make import card_of
@@ -301,7 +301,7 @@ def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_nam
         words.append(f"The gradient noise scale that the runs measured is {unit.of(findings.noise_scale):,.0f}.")
     words.append(f"The fit stands on {critical.num_points} runs at {len(findings.crossed)} batch sizes.")
     words += _at_first_evaluation_in_words(findings, is_named)
-    if (times := times_beyond(critical)) is not None and not is_boundless(critical):
+    if (times := times_beyond(critical)) is not None and not critical.is_boundless:
         largest = unit.batch(critical.largest_batch or 0.0)
         words.append(f"It lies {times_in_words(times, 2)} beyond the largest batch that it is fitted to, {largest}: {bias_in_words()}.")
     if (cross := findings.curve_crossing) is not None:

@@ -17,7 +17,7 @@ from largebatch.service.cli.tables import output, plain_table
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.batch_figures import time_on_workers
 from largebatch.tuning.results.analysis.beside import Beside, beside_runs
-from largebatch.tuning.results.analysis.doubts import bias_in_words
+from largebatch.tuning.results.analysis.doubts import beyond_in_words, bias_in_words
 from largebatch.tuning.results.analysis.prediction import profile_beside_runs
 from largebatch.tuning.results.analysis.scaling_model import Measured, Scaled, Workload, scale_out
 from largebatch.tuning.results.analysis.step_time import Profile
@@ -72,9 +72,11 @@ def scale(
     batches = [2**power for power in range(profile.num_train_samples.bit_length())] + [profile.num_train_samples]
     points = scale_out(counts, batches, curve, workload, _measured(findings, profile))
     notes += _notes(points, cluster, share, beside)
-    words = (
-        f"critical batch {profile.unit.words(curve.critical_batch_size)}, gradient {profile.gradient_bytes / 2**20:,.1f} MiB, {cluster.words(beside)}"
-    )
+    critical = profile.unit.words(curve.critical_batch_size)
+    if curve.is_boundless:
+        critical = beyond_in_words(curve.low, profile.unit)
+        notes.append("The samples of these runs do not rise with the batch, so nothing here says from where on larger batches take longer.")
+    words = f"critical batch {critical}, gradient {profile.gradient_bytes / 2**20:,.1f} MiB, {cluster.words(beside)}"
     if figure is not None:
         write_figure(figure, time_on_workers(points, profile.unit, f"{profile.recipe}, {profile.device}; {words}"))
     if as_json:

@@ -12,6 +12,7 @@ from made_runs import BASE, MIN_SAMPLES, TARGET, fine, made_folder, made_profile
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Headline
 from largebatch.jobs.tasks.metric import ACCURACY, LOSS, Metric
+from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.results.analysis.prediction import predict
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import Evaluation, RunResult
@@ -132,6 +133,20 @@ class TestBoundless:
         (said,) = (line for line in answer.words if line.startswith("Critical batch size"))
         assert re.match(r"Critical batch size: above \d+ samples, and how far above, the runs do not say; far below it", said)
         assert "beyond the largest batch" not in said
+        assert answer.card is not None
+        assert answer.card.larger_machines is not None
+        for told in (answer.critical_batch, answer.by_optimizer[0].critical_batch, answer.card.larger_machines):
+            assert told is not None
+            assert (told.is_boundless, told.high) == (True, None), "programs are told, too"
+
+    def test_more_workers_are_told_by_what_bounds_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("made_runs.CRITICAL", 1e12)
+        for batch in (32, 128, 512):
+            made_folder(tmp_path / "runs", batch)
+        write_text(tmp_path / "profile.json", made_profile().model_dump_json())
+        said = largebatch("scale", str(tmp_path / "runs"), "--profile", str(tmp_path / "profile.json"), "--workers", "1,8").stdout
+        assert re.search(r"critical batch above [\d,]+ samples, and how far above, the runs do not say, gradient", " ".join(said.split()))
+        assert "do not rise with the batch, so nothing here says from where on larger batches take longer." in " ".join(said.split())
 
     def test_steps_that_do_not_fall_with_the_batch(self) -> None:
         runs = [scored(batch, [0.5, 0.8, 0.95], ACCURACY) for batch in (32, 64, 128)]
@@ -140,6 +155,8 @@ class TestBoundless:
             for run in runs
         ]
         answer = answer_of(find(in_steps, TARGET))
+        assert answer.critical_batch is not None
+        assert not answer.critical_batch.is_boundless, "that is bounded from above"
         assert any(line.startswith("Critical batch size: less than 1 sample (95 % interval 0 ... ") for line in answer.words)
         assert "is less than 1 sample" in told_by_card(answer, "Larger machines")
 

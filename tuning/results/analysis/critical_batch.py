@@ -130,6 +130,7 @@ def _fit_points(batch: NDArray[np.float64], log_samples: NDArray[np.float64], se
         error=deviation,
         num_points=len(batch),
         largest_batch=float(batch.max()),
+        is_boundless=bool(high >= grid[-2] and critical > batch.max() * WIDEST / 2),
     )
 
 

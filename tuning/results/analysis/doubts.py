@@ -12,7 +12,6 @@ from statistics import median
 from typing import NamedTuple
 
 from largebatch.tuning.results.analysis.configurations import Configuration
-from largebatch.tuning.results.analysis.critical_batch import WIDEST
 from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.answers import CriticalBatch, CurveCrossing
 from largebatch.tuning.results.unit import Unit
@@ -30,14 +29,9 @@ def times_beyond(critical: CriticalBatch) -> float | None:
     return critical.critical_batch_size / critical.largest_batch
 
 
-def is_boundless(critical: CriticalBatch) -> bool:
-    """Whether the fit's one number is where the search for it ended: the samples do not rise with the batch, and nothing bounds it from above."""
-    return critical.high is None and (times_beyond(critical) or 0.0) > WIDEST / 2
-
-
 def critical_in_words(critical: CriticalBatch, unit: Unit) -> str:
     """`412 samples (95 % interval 300 ... 640)`; `above 900 samples` where the fit's one number is no finding."""
-    if is_boundless(critical):
+    if critical.is_boundless:
         return beyond_in_words(critical.low, unit)
     high = "beyond what was measured" if critical.high is None else f"{unit.of(critical.high):,.0f}"
     return f"{size_in_words(critical.critical_batch_size, unit)} (95 % interval {unit.of(critical.low):,.0f} ... {high})"

@@ -59,13 +59,15 @@ class LargerMachines(Answer):
     """What machines that take larger batches as fast would change."""
 
     critical_batch_size: float
+    is_boundless: bool = False
+    """Whether that is no finding, but where the search for it ended: it is above `low`."""
     low: float
     high: float | None
     """Of its 95 % interval; None where the points do not bound it."""
     fewer_steps: float | None
     """Steps to the target at the recommended batch over those at an endless one by `high`: no machine makes it sooner by more. None as `high` is."""
     on_workers: OnWorkers | None
-    """None where no profile of the steps is there."""
+    """None where no profile of the steps is there, or the critical batch is boundless."""
 
 
 Verdict = Literal["sure", "tied", "unsure"]
