@@ -17,7 +17,7 @@ from small_runs import wait_for
 from largebatch.tuning.sweep.ledger import Ledger
 
 BATCHES = [32, 128, 512]
-SHORT = {"stop.epochs": 6, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1}
+SHORT = {"stop.epochs": 8, "stop.target_accuracy": 0.9, "stop.at_target": True, "checkpoint.every_steps": 10, "evaluation.every_epochs": 1}
 ASHA: dict[str, Any] = {
     "set": {"stop.epochs": 12, "evaluation.every_epochs": 1, "stop.target_accuracy": 0.999},
     "each": {"batch.global_batch_size": [64, 256]},
@@ -42,7 +42,7 @@ def sweep_file(folder: Path, **parts: Any) -> Path:
         "recipe": "digits-small-batch",
         "set": SHORT.copy(),
         "each": {"batch.global_batch_size": BATCHES},
-        "search": {"method": "quasi_random", "trials": 2, "space": {"learning_rate.base": {"low": 0.05, "high": 0.5, "times_batch": 0.5}}},
+        "search": {"method": "quasi_random", "trials": 2, "space": {"learning_rate.base": {"low": 0.02, "high": 0.2, "times_batch": 0.5}}},
         "repeats": 2,
         "resources": {"cpus_per_worker": 1.0, "max_concurrent": 2},
         **parts,
