@@ -91,10 +91,10 @@ def test_a_head_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     ports = [free_port() for _ in range(6)]
     with serving(tmp_path, *on_ray(Head("", f"http://127.0.0.1:{ports[1]}", 0)), MLFLOW_TRACKING_URI="") as service:
         job_id = submit(service, LONG)
-        wait_for(lambda: "does not answer" in httpx.get(f"{service.url}/readyz", timeout=60).json()["checks"]["backend"], 90)
+        wait_for(lambda: "no Ray dashboard answers" in httpx.get(f"{service.url}/readyz", timeout=60).json()["checks"]["backend"], 90)
         ready = httpx.get(f"{service.url}/readyz", timeout=60)
         assert (ready.status_code, ready.json()["status"]) == (200, "degraded"), "there is no head yet; lists, pages and submits work"
-        assert "does not answer" in httpx.get(f"{service.url}/runs", timeout=60, headers={"Accept": "text/html"}).text
+        assert "no Ray dashboard answers" in httpx.get(f"{service.url}/runs", timeout=60, headers={"Accept": "text/html"}).text
         with new_head({}, ports):
             wait_for_steps(service, job_id)
             (group,) = [one for one in list_placement_groups(address=f"http://127.0.0.1:{ports[1]}", detail=True) if one.state == "CREATED"]
