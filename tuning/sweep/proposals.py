@@ -37,8 +37,8 @@ def _units(sweep: SweepSpec, num_fields: int) -> Iterator[Any]:
 
     Quasi-random ones begin in the middle: where a budget is enough for one value, it is the one that a range was laid around. All are shifted by as
     much, around the cube's edges, which keeps them as evenly spread (Cranley and Patterson, SIAM J. Numer. Anal. 13, 1976). The first of a Halton
-    sequence is left out: its second lies half a range away, and so would be an end of ours. Mirrored, a study's second rate is the higher one, as
-    large batches want it.
+    sequence is left out: its second lies half a range away, and so would be an end of ours. Mirrored, a study's second rate is the higher
+    one (docs/decisions/065).
     """
     if sweep.search.method == "random":
         generator = np.random.default_rng(sweep.seed)
