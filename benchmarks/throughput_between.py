@@ -50,17 +50,18 @@ def _serve(global_batch_size: int, data_dir: Path) -> None:
     """One side: what is imported here is the checkout's own, by PYTHONPATH."""
     import tempfile
 
+    import throughput
     import torch
-    from throughput import Ours, spec_of
 
     import largebatch
     from largebatch.jobs.job import prepare
     from largebatch.jobs.run.journal import Journal
 
+    spec_of = getattr(throughput, "spec_of", None) or vars(throughput)["_spec"]  # what checkouts before 39d7dc3 called it
     job = prepare(spec_of(global_batch_size), torch.device("cpu"), data_dir)
     num_steps = max(BLOCK // global_batch_size, 1)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        ours = Ours(job, journal)
+        ours = throughput.Ours(job, journal)
         ours.run(num_steps)
         print(Path(str(largebatch.__file__)).parent.parent, flush=True)
         for _ in sys.stdin:

@@ -5,6 +5,7 @@ import random
 import signal
 from typing import Any
 
+import own_tasks
 import torch
 from small_runs import Net, Samples
 from torch import Tensor, nn
@@ -22,6 +23,14 @@ def branching(num_classes: int) -> nn.Module:
         return logits + torch.where(bright[:, None], m.sometimes(flat), 0.0) if bool(bright.any()) else logits
 
     return Net(forward, **{name: nn.Linear(64, num_classes) for name in ("always", "sometimes", "never")})
+
+
+class OncePassed(own_tasks.Towers):
+    """Refuses to pass 17 samples, a third of a batch, without a gradient while it trains."""
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        assert torch.is_grad_enabled() or not self.training or len(first) != 17
+        return super().forward(first, second)
 
 
 def is_last_rank() -> bool:
@@ -75,6 +84,19 @@ def in_bfloat16(num_classes: int) -> nn.Module:
     for param in layer.parameters():
         nn.init.zeros_(param)
     return Net(lambda m, images: m.layer(images.flatten(1).bfloat16()), layer=layer.bfloat16())
+
+
+def linear_in_bfloat16() -> nn.Module:
+    """No bias, and weights of zeros: half a unit above targets of -0.5 its gradient is the mean of the inputs."""
+    layer = nn.Linear(4, 1, bias=False)
+    nn.init.zeros_(layer.weight)
+    return Net(lambda m, inputs: m.layer(inputs.bfloat16()), layer=layer.bfloat16())
+
+
+def one_large_among_small() -> tuple[TensorDataset, TensorDataset]:
+    """Four samples, each with 256 in a column of its own, and 1 in the others: bfloat16 holds either, and not 257."""
+    inputs = torch.ones(4, 4) + 255.0 * torch.eye(4)
+    return TensorDataset(inputs, torch.full((4,), -0.5)), TensorDataset(inputs, torch.full((4,), -0.5))
 
 
 class Activated(nn.BatchNorm2d):

@@ -186,6 +186,13 @@ NARROW: dict[str, Any] = {
     "gradient": {"noise_every_steps": 0},
     "stop": {"steps": 1},
 }
+ONE_LARGE: dict[str, Any] = {
+    **NARROW,
+    "task": {"name": "regression"},
+    "dataset": {"entry_point": "rank_strangers:one_large_among_small"},
+    "model": {"entry_point": "rank_strangers:linear_in_bfloat16"},
+    "batch": {"global_batch_size": 4, "micro_batch_size": 1},
+}
 OTHERS: dict[str, dict[str, Any]] = {
     "bfloat16": document(reduction={"compression": "bfloat16"}, stop={"steps": LONG}),
     "powersgd": document(reduction={"compression": "powersgd", "powersgd_rank": 2}, stop={"steps": LONG}),
@@ -349,6 +356,13 @@ def test_scores_of_pairs_are_of_all_ranks_pairs(folder: Path, world_size: int) -
         assert theirs.scores == pytest.approx(mine.scores, rel=1e-4, abs=1.5 / 32)  # one of 32 test samples in its last bit
 
 
+def test_ranks_of_one_micro_batch_each_pass_pairs_once(ranks: Ranks, tmp_path: Path) -> None:
+    pairs = EQUAL["pairs"] | {"batch": {"global_batch_size": 51, "micro_batch_size": 17}}
+    ranks.run(tmp_path, 1, [Job(tmp_path / "one", pairs)])
+    ranks.run(tmp_path, 3, [Job(tmp_path / "many", pairs | {"model": {"entry_point": "rank_strangers:OncePassed"}})])
+    assert distance(parameters(tmp_path / "one"), parameters(tmp_path / "many")) <= 1e-5
+
+
 def pairs_loss(kind: str, model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """The mean over the whole batch, in one piece."""
     own, other, log_scale = model(first, second)
@@ -483,6 +497,13 @@ def test_many_micro_batches_of_bfloat16_lose_nothing(ranks: Ranks, others: Any, 
     whole = document(**NARROW, batch={"global_batch_size": 1400, "micro_batch_size": 1400})
     ranks.run(tmp_path, 1, [Job(tmp_path / "whole", whole)])
     assert distance(parameters(others[0] / "narrow"), parameters(tmp_path / "whole")) <= 2.0**-6
+
+
+@pytest.mark.parametrize("reduction", [{}, {"local_steps": 2}, {"compression": "powersgd"}], ids=str)
+def test_what_many_ranks_hold_in_bfloat16_is_added_up_in_float32(ranks: Ranks, tmp_path: Path, reduction: dict[str, Any]) -> None:
+    """Four ranks hold 256, 1, 1 and 1 of each number, in whichever order they are added: in bfloat16, 256 + 1 is 256."""
+    ranks.run(tmp_path, 4, [Job(tmp_path / "many", document(**ONE_LARGE, reduction=reduction))])
+    assert parameters(tmp_path / "many")["layer.weight"].tolist() == [[float(torch.tensor(-259 / 4).bfloat16())] * 4]
 
 
 def test_until_local_steps_begin_nothing_differs(folder: Path, others: Any) -> None:

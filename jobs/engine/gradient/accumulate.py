@@ -65,13 +65,12 @@ def accumulate(state: TrainState, spec: TrainSpec, step: StepPlan, batches: Batc
     share = Share(state, step, batches)
     state.buffers.begin_step()
     share.weigh()
-    objective, noise = _objective(share, spec.precision), _Noise.of(share, spec.optimizer)
+    noise = _Noise.of(share, spec.optimizer)
+    objective = _objective(share, spec.precision, measures=noise.norms is not None or noise.dual is not None)
     with state.all_reduce.step(step, share.total_weight, len(share.micro_batches)) as gradient_sum, share.noting():
         for micro_batch, weight in zip(share.micro_batches, share.weights, strict=True) if share.is_sound else ():
-            batch = share.read(micro_batch)
-            measuring = noise.measuring(share, batch, micro_batch)
             with gradient_sum.micro_batch(weight):
-                _backward(share, objective, measuring, batch, micro_batch)
+                _backward(share, objective, noise, micro_batch)
         state.buffers.refuse_changed_settings()
     measured = _agree(share, gradient_sum, _own_sums(share, objective, noise, gradient_sum))
     if noise.dual is None or measured is None or not measured.is_finite:
@@ -106,18 +105,28 @@ def _both(first: AbstractContextManager[None], second: AbstractContextManager[No
         yield
 
 
-def _objective(share: Share, precision: str) -> Objective:
-    """The step's, on this rank; of a loss that couples samples which are split, after a first pass of them."""
+def _objective(share: Share, precision: str, measures: bool) -> Objective:
+    """The step's, on this rank; of a loss that couples samples which are split, after a first pass of them.
+
+    Args: measures: whether something besides the gradient is taken from each micro-batch's passes.
+    """
     state = share.state
     forward = in_precision(state.forward, precision, state.ranks.device)
     objective = None
     if isinstance(state.task, CoupledTask) and not share.is_whole_batch:
-        objective = embedding_objective(state.task, share, forward)
+        objective = embedding_objective(state.task, share, forward, keeps_first=not measures)
     return objective or SummedLoss(state.task, forward, share.total_weight, state.ranks.device)
 
 
-def _backward(share: Share, objective: Objective, measuring: AbstractContextManager[None], batch: Tree, micro_batch: Slice) -> None:
-    """Pass a micro-batch forward, and backward: its part of the step's gradient is added to `.grad`."""
+def _backward(share: Share, objective: Objective, noise: _Noise, micro_batch: Slice) -> None:
+    """Pass a micro-batch forward, where it was not yet, and backward: its part of the step's gradient is added to `.grad`."""
+    beginning = objective.of_passed(micro_batch)
+    if beginning is not None:
+        with share.passing(micro_batch, goes_on=True):
+            beginning.backward()  # type: ignore[no-untyped-call]
+        return
+    batch = share.read(micro_batch)
+    measuring = noise.measuring(share, batch, micro_batch)
     with share.passing(micro_batch), measuring:
         beginning = objective.of(batch, micro_batch)
         share.state.buffers.end_forward()

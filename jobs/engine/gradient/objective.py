@@ -20,6 +20,9 @@ class Objective(Protocol):
     def of(self, batch: Tree, micro_batch: Slice) -> Tensor:
         """Pass a micro-batch forward; returns what its backward pass begins from, 0-d."""
 
+    def of_passed(self, micro_batch: Slice) -> Tensor | None:
+        """The same of a micro-batch that was passed forward before, and was the last that was; None where it was not."""
+
 
 class SummedLoss:
     """The objective of a loss that is a sum over samples: each micro-batch's part of it, over the weight of the whole step."""
@@ -33,3 +36,6 @@ class SummedLoss:
         loss = self._task.loss_sum(self._forward, batch)
         self.loss_sum = self.loss_sum + loss.detach().double()
         return loss / self._total_weight
+
+    def of_passed(self, micro_batch: Slice) -> None:
+        """See `Objective`: none is."""

@@ -153,18 +153,22 @@ class Share:
         return batch
 
     @contextmanager
-    def passing(self, micro_batch: Slice) -> Iterator[None]:
-        """Context of a micro-batch's forward pass, and of what follows it: what is drawn belongs to the samples, errors are told in words."""
+    def passing(self, micro_batch: Slice, goes_on: bool = False) -> Iterator[None]:
+        """Context of a micro-batch's forward pass, and of what follows it: what is drawn belongs to the samples, errors are told in words.
+
+        Args: goes_on: whether the forward pass was in the context before.
+        """
         state = self.state
 
         def field_of(error: BaseException) -> str:
             return "task" if is_of_task(error, state.task, state.model) else "model"
 
         with self._in_words(field_of, f"training on {micro_batch.size} samples"):
-            state.buffers.begin_pass(micro_batch.size)
-            set_dropout_keys(state.dropouts, state.seed, micro_batch, state.ranks.device)
-            # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
-            seed_draws(key(state.seed, "dropout", micro_batch.epoch, micro_batch.start), state.ranks.device)
+            if not goes_on:
+                state.buffers.begin_pass(micro_batch.size)
+                set_dropout_keys(state.dropouts, state.seed, micro_batch, state.ranks.device)
+                # What a model draws from torch's generators belongs to the micro-batch, not to how many draws came before (reading makes some).
+                seed_draws(key(state.seed, "dropout", micro_batch.epoch, micro_batch.start), state.ranks.device)
             yield
 
     @contextmanager

@@ -17,7 +17,7 @@ from largebatch.jobs.spec.train_spec import ReductionSpec
 
 
 class Exact:
-    """Sums flat gradients over ranks in place, in the gradients' own precision.
+    """Sums flat gradients over ranks in place, in their own precision.
 
     Args: dtype: what travels, and what the ranks' numbers are summed in; None: the gradient's own.
     """

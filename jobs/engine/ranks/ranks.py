@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.optim.tensors import at_least_float32
 
 T = TypeVar("T")
 
@@ -99,10 +100,10 @@ class Ranks:
 
 
 def sum_together(tensors: list[Tensor], divisor: int = 1) -> None:
-    """Replace many floating-point tensors by their sums over ranks, over `divisor`; those of one dtype in one go."""
-    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-        same = [tensor for tensor in tensors if tensor.dtype == dtype]
-        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+    """Replace many floating-point tensors by their sums over ranks, over `divisor`; added up in float32 at the least, in one go for each type."""
+    for dtype in dict.fromkeys(at_least_float32(tensor.dtype) for tensor in tensors):
+        same = [tensor for tensor in tensors if at_least_float32(tensor.dtype) == dtype]
+        flat = torch.cat([tensor.reshape(-1).to(dtype) for tensor in same])
         dist.all_reduce(flat)
         flat.div_(divisor)  # before any is overwritten: one tensor may be a view of another
         for tensor, piece in zip(same, torch.split(flat, [tensor.numel() for tensor in same]), strict=True):

@@ -6,6 +6,7 @@ while the pass goes on: one reduction per optimizer step, whatever the accumulat
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -22,39 +23,43 @@ SMALLEST_BUCKET = 2**20
 
 
 class Bucket:
-    """Gradients of some parameters in one flat tensor."""
+    """Gradients of some parameters in one flat tensor, and their sum, which is float32 at the least: bfloat16 loses what is 2^-9 of it."""
 
     def __init__(self, params: list[nn.Parameter]) -> None:
         self.params = params
-        self.flat = torch.zeros(sum(param.numel() for param in params), dtype=params[0].dtype, device=params[0].device)
-        self.views = []
-        start = 0
-        for param in params:
-            # A gradient laid out as its parameter (channels last, transposed, a slice without its gaps) spares every later step a reordering.
-            self.views.append(self.flat.as_strided(param.size(), dense_like(param).stride(), start))
-            start += param.numel()
         self.num_missing = len(params)
-        self._wide: Tensor | None = None
+        self._flat = torch.zeros(sum(param.numel() for param in params), dtype=params[0].dtype, device=params[0].device)
+        self._views = self._cut(self._flat)
+        self.sum = self._flat
+        """Of this rank's micro-batches when all of them are there, then of all ranks."""
 
     def start(self) -> None:
         """Begin a step: zeros, where autograd will add to them."""
         self.num_missing = len(self.params)
-        self.flat.zero_()
-        self._wide = None
-        for param, view in zip(self.params, self.views, strict=True):
+        self._flat.zero_()
+        self.sum = self._flat
+        for param, view in zip(self.params, self._views, strict=True):
             param.grad = view
 
-    def set_aside(self) -> None:
-        """Take out what is narrower than float32, after a micro-batch that is not the last: bfloat16 would lose what is 2^-9 of the sum."""
-        if self.flat.dtype.itemsize < 4:
-            self._wide = self.flat.float() if self._wide is None else self._wide.add_(self.flat)
-            self.flat.zero_()
+    def end_micro_batch(self) -> None:
+        """Move what is narrower than float32 from `.grad` to the sum; wider gradients lie there already."""
+        if self._flat.dtype.itemsize < 4:
+            self.sum = self._flat.float() if self.sum is self._flat else self.sum.add_(self._flat)
+            self._flat.zero_()
 
-    def take_back(self) -> None:
-        """Add what was set aside."""
-        if self._wide is not None:
-            self.flat.copy_(self._wide.add_(self.flat))
-            self._wide = None
+    def sum_views(self) -> list[Tensor]:
+        """The sum in the parameters' shapes."""
+        return self._views if self.sum is self._flat else self._cut(self.sum)
+
+    def finish(self) -> None:
+        """Leave the sum in `.grad`."""
+        if self.sum is not self._flat:
+            self._flat.copy_(self.sum)
+
+    def _cut(self, flat: Tensor) -> list[Tensor]:
+        """A gradient laid out as its parameter (channels last, transposed, a slice without its gaps) spares every later step a reordering."""
+        starts = accumulate((param.numel() for param in self.params), initial=0)
+        return [flat.as_strided(param.size(), dense_like(param).stride(), start) for param, start in zip(self.params, starts, strict=False)]
 
 
 class SumOverRanks:
@@ -98,7 +103,7 @@ class SumOverRanks:
         self._own_weight += weight
         if self._num_left:
             for bucket in self._buckets:
-                bucket.set_aside()
+                bucket.end_micro_batch()
 
     def _arrived(self, param: Tensor) -> None:
         """Autograd has added to this parameter's gradient."""
@@ -117,9 +122,9 @@ class SumOverRanks:
             bucket = self._buckets[self._num_sent]
             if waits_for_passes and bucket.num_missing:
                 return
-            bucket.take_back()
-            norm = flat_squared_norm(bucket.flat)
-            self._reduction.begin(bucket.views, bucket.flat)
+            bucket.end_micro_batch()
+            norm = flat_squared_norm(bucket.sum)
+            self._reduction.begin(bucket.sum_views(), bucket.sum)
             # Counted last: where memory runs out before, `finish` sends this bucket again, for the other ranks wait for it.
             self._own_norms.append(norm)
             self._num_sent += 1
@@ -133,6 +138,8 @@ class SumOverRanks:
         try:
             self._send(waits_for_passes=False)
             self._reduction.end()
+            for bucket in self._buckets:
+                bucket.finish()
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
