@@ -12,7 +12,6 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import Response
-from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 
 from largebatch.jobs.errors import InputError
@@ -22,7 +21,7 @@ from largebatch.service.api.dependencies import Dependencies, make_dependencies
 from largebatch.service.api.errors import Problem, answer_errors
 from largebatch.service.api.logs import log_to_stderr
 from largebatch.service.api.middleware import RequestMiddleware
-from largebatch.service.api.pages import about, compare, from_elsewhere, lists, new_job, one_job, operators, rendering, sign_in
+from largebatch.service.api.pages import about, assets, compare, lists, new_job, one_job, operators, rendering, sign_in
 from largebatch.service.api.routes import cluster, code, jobs, operations, runs, studies, sweeps, tokens
 from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
@@ -105,7 +104,7 @@ def make_app(deps: Dependencies) -> FastAPI:
     answer_errors(app, rendering.render_problem)
     api = (runs.router, sweeps.router, studies.router, runs.recipes, cluster.router, jobs.events, tokens.router, tokens.me, operations.router)
     of_jobs = (lists.router, new_job.router, one_job.router, about.router, compare.router)
-    of_pages = (*of_jobs, operators.router, sign_in.router, from_elsewhere.router)
+    of_pages = (*of_jobs, operators.router, sign_in.router, assets.router)
     for router in (*api, code.router, added_runs.router, *of_pages):
         app.router.routes.extend(router.routes)  # each route as it stands: a router that is included is gone through twice for each request
 
@@ -113,6 +112,5 @@ def make_app(deps: Dependencies) -> FastAPI:
     async def document() -> Response:
         return Response(app.document, media_type="application/json")
 
-    app.mount("/static", StaticFiles(directory=rendering.HERE / "static"))
     app.add_middleware(RequestMiddleware, is_open=not deps.settings.needs_tokens, takes_code=deps.settings.allows_code)
     return app

@@ -87,7 +87,7 @@ def test_another_run_like_it(visit: Visit, service: Service) -> None:
 
 def test_the_form_works_without_its_script(visit: Visit) -> None:
     page = visit.page
-    page.route("**/static/page.js", lambda route: route.abort())
+    page.route("**/static/*/page.js", lambda route: route.abort())
     visit.go("/runs/new?recipe=digits-small-batch")
     page.get_by_label("Epochs", exact=True).fill("none")
     page.get_by_role("button", name="Start").click()

@@ -274,7 +274,7 @@ class TestStrangers:
                 connection.recv(15)
 
     def test_what_they_are_answered_is_logged_once_a_minute(self, service: Service) -> None:
-        for path, code in (("/login", 200), ("/readyz", 200), ("/static/page.css", 200), ("/runs/", 307)):
+        for path, code in (("/login", 200), ("/readyz", 200), ("/static/0/page.css", 200), ("/runs/", 307)):
             before = service.log.count(f"path={path} ")
             with httpx.Client(base_url=service.url, verify=NO_TLS) as client:
                 assert {client.get(path).status_code for _ in range(20)} == {code}

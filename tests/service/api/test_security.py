@@ -1,5 +1,6 @@
 """What strangers, neighbours and foreign pages may not do."""
 
+import re
 import socket
 import threading
 import time
@@ -208,12 +209,27 @@ def test_pages_need_a_session_and_foreign_ones_change_nothing(guarded: Service, 
 
 
 def test_headers_on_every_answer(guarded: Service, people: dict[str, dict[str, str]]) -> None:
-    for path in ("/login", "/v1/runs", "/healthz", "/nothing", "/static/page.js"):
+    for path in ("/login", "/v1/runs", "/healthz", "/nothing", "/static/0/page.js"):
         answer = httpx.get(guarded.url + path, headers=people["ann"])
         assert "default-src 'none'" in answer.headers["content-security-policy"]
         assert "unsafe-inline" not in answer.headers["content-security-policy"].split("script-src")[1].split(";")[0]
         assert (answer.headers["x-content-type-options"], answer.headers["referrer-policy"]) == ("nosniff", "same-origin")
         assert "server" not in answer.headers
+
+
+def test_a_browser_keeps_what_pages_load_until_another_version_has_others(guarded: Service) -> None:
+    own = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', httpx.get(f"{guarded.url}/login").text))
+    assert {address.rpartition("/")[2] for address in own} == {"icon.svg", "page.css", "page.js"}
+    root = min(own).rpartition("/")[0]
+    for address in (*own, f"{root}/talk.js", f"{root}/plotly.js", f"{root}/card/card.css"):
+        kept, other = (httpx.get(guarded.url + path) for path in (address, address.replace(root, "/static/0")))
+        assert "immutable" in kept.headers["cache-control"]
+        assert other.headers["cache-control"] == "no-store", "a page of another version"
+        assert len(kept.content) > 100
+        assert kept.content == other.content
+        assert kept.headers["content-type"].split(";")[0] in {"text/css", "text/javascript", "application/javascript", "image/svg+xml"}
+    for missing in ("/static/page.js", f"{root}/nothing.js", f"{root}/%2e%2e/templates/base.html", f"{root}//etc/passwd"):
+        assert httpx.get(guarded.url + missing).status_code == 404
 
 
 def test_beyond_loopback_it_wants_a_token_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
