@@ -13,7 +13,8 @@ import torch
 
 from largebatch.jobs.data.reading import Patience
 from largebatch.jobs.data.same_data import refuse_other_workers_data
-from largebatch.jobs.engine.core_wait import CoreWait, in_words
+from largebatch.jobs.engine import core_wait as core_waits
+from largebatch.jobs.engine import standstill as standstills
 from largebatch.jobs.engine.evaluation.evaluate import Scores, evaluate, refuse_non_finite_samples
 from largebatch.jobs.engine.gradient.share import Share
 from largebatch.jobs.engine.loop import train
@@ -121,18 +122,20 @@ def run_job(
         try:
             with restored(state.model, weights=bool(job.findings.by_forward)):  # what the passes that set kernels up do to the model is undone
                 warm_up(state, job.plan, job.dataset)
-            core_wait, patience = CoreWait(), Patience(listener.should_stop, listener.on_notice)
+            core_wait, patience = core_waits.CoreWait(), Patience(listener.should_stop, listener.on_notice)
             batches, score = training_batches(job, patience), _evaluation(job, tracker, patience)
             try:
-                outcome = train(state, job.plan, batches, score, tracker, _saving(job, tracker, run_dir), listener.should_stop,
-                                job.dataset.evaluated_on)  # fmt: skip
+                with standstills.Standstill() as standstill:
+                    outcome = train(state, job.plan, batches, score, tracker, _saving(job, tracker, run_dir), listener.should_stop,
+                                    job.dataset.evaluated_on)  # fmt: skip
             except DivergedError as error:
                 outcome = Outcome.DIVERGED
                 tracker.notice(f"Diverged: {error.problem} {error.hint}")
-            core_wait_fraction = core_wait.longest(job.ranks)
-            if (disturbance := in_words(core_wait_fraction)) is not None:
-                tracker.notice(disturbance)
-            summary = summarise(job, state, outcome, run_dir, core_wait_fraction)
+            core_wait_fraction, stopped_s = core_wait.longest(job.ranks), standstill.longest(job.ranks)
+            for words in (core_waits.in_words(core_wait_fraction), standstills.in_words(stopped_s, state.clock.training_s)):
+                if words is not None:
+                    tracker.notice(words)
+            summary = summarise(job, state, outcome, run_dir, core_wait_fraction, stopped_s)
         except Exception as error:
             end_failed(job, run_dir, tracker, error)
             raise

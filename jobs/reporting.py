@@ -123,13 +123,15 @@ def end_failed(job: Prepared, run_dir: Path, tracker: Tracker, error: Exception)
     reason = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {error}"
     with contextlib.suppress(Exception):  # what failed may be the disk, or a part of the model that the summary asks
         journal.write(NoticeRecord(step=state.progress.step, text=f"{FAILED}{' '.join(reason.split())}"))
-        summary = summarise(job, state, Outcome.FAILED, run_dir, core_wait_fraction=None)
+        summary = summarise(job, state, Outcome.FAILED, run_dir)
         write_text(run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
         journal.write(EndRecord(summary=summary))
         journal.sync()
 
 
-def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path, core_wait_fraction: float | None) -> RunSummary:
+def summarise(
+    job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path, core_wait_fraction: float | None = None, stopped_s: float | None = None
+) -> RunSummary:
     """The run in numbers."""
     progress, clock, plan = state.progress, state.clock, job.plan
     tokens_seen = plan.in_tokens(progress.samples_seen)
@@ -176,6 +178,7 @@ def summarise(job: Prepared, state: TrainState, outcome: Outcome, run_dir: Path,
         dual_noise_scale=state.dual_noise.noise_scale if plan.measures_dual_norm else None,
         parameters_sha256=None if outcome is Outcome.FAILED else parameters_sha256(state),
         core_wait_fraction=core_wait_fraction,
+        stopped_seconds=stopped_s,
         run_dir=str(run_dir),
         mlflow_run_id=None,
     )

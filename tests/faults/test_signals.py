@@ -103,6 +103,21 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_later(
     assert steps(run_dir) == list(range(1, NUM_STEPS + 1))
 
 
+def test_a_run_that_was_stopped_for_a_while_says_so(tmp_path: Path) -> None:
+    """By Ctrl-Z, or a scheduler that suspends it: its clock goes on."""
+    (tmp_path / "spec.json").write_text(json.dumps(unhurried(tmp_path / "quick")))
+    process = started(ENGINE, str(tmp_path / "spec.json"), "--output-dir", str(tmp_path / "runs"))
+    run_dir_with_steps(tmp_path / "runs", process, 3)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(4.5)
+    process.send_signal(signal.SIGCONT)
+    (tmp_path / "quick").touch()
+    out, err = process.communicate(timeout=100)
+    summary = RunSummary.model_validate_json(out)
+    assert 3.0 <= summary.stopped_seconds <= summary.training_seconds
+    assert f"The run stood still for {summary.stopped_seconds:.0f} s (Ctrl-Z, SIGSTOP" in " ".join(err.split())
+
+
 def stopped_by_hang_up(runs: Path) -> RunSummary:
     """A run in this process that gets SIGHUP after its third step."""
 

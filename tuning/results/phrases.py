@@ -75,3 +75,10 @@ def interval_in_words(choice: Choice) -> str:
 def number_of_disturbed(runs: Iterable[RunResult]) -> int:
     """Runs that waited so long for a core that their clock says less than on a free machine."""
     return sum((run.summary.core_wait_fraction or 0.0) >= DISTURBED for run in runs)
+
+
+def number_of_stopped(runs: Iterable[RunResult]) -> int:
+    """Runs that stood still so long that their clock says less than without it."""
+    return sum(
+        (run.summary.stopped_seconds or 0.0) >= DISTURBED * (run.summary.training_seconds + run.summary.evaluation_seconds) > 0 for run in runs
+    )

@@ -22,6 +22,7 @@ from largebatch.tuning.results.phrases import (
     momentum_name,
     number,
     number_of_disturbed,
+    number_of_stopped,
     seconds_in_words,
 )
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
@@ -265,15 +266,21 @@ def sentence(advice: Advice, unit: Unit = SAMPLES) -> str:
 
 
 def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
-    """What must be said of runs whose clock other work on the machine disturbed; None where none was."""
-    num_disturbed = number_of_disturbed(results)
-    if not num_disturbed:
-        return None
-    most = max(run.summary.core_wait_fraction or 0.0 for run in results)
-    return (
-        f"Other work on the machine disturbed the clock of {num_disturbed} of {len(results)} runs: they waited for a core up to"
-        f" {most:.0%} of the time, so their seconds are longer than on a free machine; steps and samples are not touched."
-    )
+    """What must be said of runs whose clock other work on the machine disturbed, or a stop; None where none was."""
+    words = []
+    if num_disturbed := number_of_disturbed(results):
+        most = max(run.summary.core_wait_fraction or 0.0 for run in results)
+        words.append(
+            f"Other work on the machine disturbed the clock of {num_disturbed} of {len(results)} runs: they waited for a core up to"
+            f" {most:.0%} of the time, so their seconds are longer than on a free machine; steps and samples are not touched."
+        )
+    if num_stopped := number_of_stopped(results):
+        most_s = max(run.summary.stopped_seconds or 0.0 for run in results)
+        words.append(
+            f"{num_stopped} of {len(results)} runs stood still, stopped or frozen, for up to {seconds_in_words(most_s)}, which their seconds"
+            " count; steps and samples are not touched."
+        )
+    return " ".join(words) or None
 
 
 def _reach_in_words(side: Findings) -> str:

@@ -16,6 +16,7 @@ from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.results.analysis.configurations import best_of_each_batch, configurations
 from largebatch.tuning.results.analysis.prediction import compare, misses_in_words, predict, profile_beside_runs, refuse_other_reference
 from largebatch.tuning.results.findings import Findings, find
+from largebatch.tuning.results.phrases import seconds_in_words
 from largebatch.tuning.results.run_result import Evaluation, RunResult, differences_in_words
 from largebatch.tuning.results.wording import answer_of
 
@@ -372,6 +373,21 @@ def test_a_disturbed_clock_is_said() -> None:
     said = [sentence for sentence in answer_of(find(shared, TARGET)).words if "disturbed" in sentence]
     assert len(said) == 1
     assert "the clock of 2 of 6 runs: they waited for a core up to 62% of the time" in said[0]
+
+
+def test_runs_that_stood_still_are_said() -> None:
+    """A tenth of a run's seconds and more."""
+    runs = [made_run(batch, seed) for batch in (64, 256, 1024) for seed in range(2)]
+    shares = [3.0, 0.5, 0.01, 0.0, 0.09, 0.0]
+    stopped = [
+        ended(run, stopped_seconds=share * (run.summary.training_seconds + run.summary.evaluation_seconds))
+        for run, share in zip(runs, shares, strict=True)
+    ]
+    answer = answer_of(find(stopped, TARGET))
+    most = seconds_in_words(max(run.summary.stopped_seconds or 0.0 for run in stopped))
+    assert [sentence for sentence in answer.words if "stood still" in sentence] == [
+        f"2 of 6 runs stood still, stopped or frozen, for up to {most}, which their seconds count; steps and samples are not touched."
+    ]
 
 
 class TestTokens:

@@ -7,7 +7,7 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import RunnerUp, Sureness, Verdict
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed, seconds_in_words
+from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed, number_of_stopped, seconds_in_words
 from largebatch.tuning.results.run_result import RunResult
 
 ENOUGH_SEEDS = 6
@@ -95,6 +95,8 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
         doubts.append((f"its time is read off evaluations {share:.0%} of it apart", "evaluations more often (evaluation.every_epochs)"))
     if disturbed := number_of_disturbed(findings.runs):
         doubts.append((f"other work on the machine disturbed the clock of {disturbed} of {counted(len(findings.runs), 'run')}", "a free machine"))
+    if stopped := number_of_stopped(findings.runs):
+        doubts.append((f"{stopped} of {counted(len(findings.runs), 'run')} stood still for a while, which the clock counts", "runs left alone"))
     if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
         doubts.append((f"{counted(num_diverged, 'run')} diverged, and count as misses", ""))
     if findings.setting.evaluated_on == "test":

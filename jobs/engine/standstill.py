@@ -1,0 +1,62 @@
+"""How long this process stood still while clocks went on: stopped (Ctrl-Z, SIGSTOP, a scheduler that suspends jobs) or frozen with its container."""
+
+import threading
+import time
+from types import TracebackType
+
+from largebatch.jobs.engine.ranks.ranks import Ranks
+
+BEAT_S = 0.5
+SHORTEST_S = 3.0
+"""A shorter pause may be one of the system's own."""
+IDLE = 0.1
+"""Processor seconds per second: a call that holds Python's lock for long takes more, and a process that is stopped takes none."""
+
+
+class Standstill:
+    """A context whose thread wakes up every `beat_s`: where it was late by more than `shortest_s` and the process computed nothing, nobody could.
+
+    A process whose storage answers nothing for so long, while Python waits for it, looks the same.
+
+    Args: beat_s, shortest_s: seconds.
+    """
+
+    def __init__(self, beat_s: float = BEAT_S, shortest_s: float = SHORTEST_S) -> None:
+        self.seconds = 0.0
+        """So far."""
+        self._beat_s, self._shortest_s = beat_s, shortest_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Standstill":
+        """Begin to watch."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Watch no longer; a stop that has just ended counts."""
+        self._over.set()
+        self._thread.join()
+
+    def longest(self, ranks: Ranks) -> float:
+        """The seconds of the rank that stood still longest: the others waited for it. Every rank must call this."""
+        return max(ranks.gathered(self.seconds))
+
+    def _watch(self) -> None:
+        is_over = False
+        while not is_over:
+            began_s, computed_s = time.perf_counter(), time.process_time()
+            is_over = self._over.wait(self._beat_s)
+            late_s = time.perf_counter() - began_s - self._beat_s
+            if late_s >= self._shortest_s and time.process_time() - computed_s < IDLE * late_s:
+                self.seconds += late_s
+
+
+def in_words(stopped_s: float, training_s: float) -> str | None:
+    """What a person should know of a run that stood still; None where it did not."""
+    if not stopped_s:
+        return None
+    return (
+        f"The run stood still for {stopped_s:.0f} s (Ctrl-Z, SIGSTOP, a frozen container or machine, or storage that did not answer);"
+        f" its clock went on, so its {training_s:.0f} s of training may count that."
+    )
