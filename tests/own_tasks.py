@@ -427,13 +427,17 @@ def documents(
     one_by_one: bool = False,
     beyond: int | None = None,
     padding_token: Any = None,
+    shift: int = 1,
 ) -> tuple[Any, Any]:
-    """Sequences of very different length that count up, padded; a target of -100 does not count. Args: beyond: a sample with an unknown token."""
+    """Sequences of very different length that count up, padded; a target of -100 does not count.
+
+    Args: beyond: a sample with an unknown token. shift: 0: a target is the token itself, not the next.
+    """
     parts: list[Any] = []
     for size, seed in ((num_train, 1), (num_test, 2)):
         lengths = torch.randint(1, 13, (size,), generator=generator(seed))
         tokens = (torch.arange(12) + torch.randint(0, 9, (size, 1), generator=generator(seed + 1))) % 9
-        targets = ((tokens + 1) % 9).masked_fill(torch.arange(12) >= lengths[:, None], -100)
+        targets = ((tokens + shift) % 9).masked_fill(torch.arange(12) >= lengths[:, None], -100)
         if weightless:
             targets[:] = -100
         if beyond is not None and size > beyond:

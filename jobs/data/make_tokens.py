@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from largebatch.jobs.data.sources.text_files import Place, digest_of, new_digest, read_blocks
+from largebatch.jobs.data.sources.text_files import Place, digest_of, is_json_lines, new_digest, read_blocks
 from largebatch.jobs.data.sources.tokens import DOCUMENTS, FACTS, TEXT_BYTES, TEXT_BYTES_TYPE, TOKENS, Array, TokenFacts
 from largebatch.jobs.errors import InputError, StorageError
 from largebatch.jobs.whole_files import storage_errors, write_text
@@ -70,7 +70,7 @@ def file_tokenizer(path: Path) -> Tokenizer:
         raise InputError("--tokenizer", f"{path} cannot be read: {error}.", "Give bytes, or a tokenizer.json.") from error
     loaded.no_truncation()  # some files say 512 tokens, for a model's inputs: the rest of each text would be lost
     loaded.no_padding()
-    size = loaded.get_vocab_size(with_added_tokens=True)
+    size = 1 + max(loaded.get_vocab(with_added_tokens=True).values(), default=-1)  # numbers may be left out: their count would be too few
     end, mask = (next(filter(lambda token: token is not None, map(loaded.token_to_id, names)), None) for names in (SPECIAL, MASKS))
 
     def encode(text: str) -> Encoded:
@@ -208,17 +208,15 @@ def make_tokens(
         piece: bytes of a file that are read at once.
         save_every_s: how much work a process that is killed loses, at most and about.
         on_progress: told (bytes done, bytes in all).
-        on_notice: told why what an earlier call left cannot be used.
+        on_notice: told why what an earlier call left cannot be used, and where a separator cuts nothing.
     Raises: InputError for what cannot be read or is there already, StorageError.
     """
-    if output.exists():
-        raise InputError("--output", f"{output} is there already.", "Remove it first, or give another folder.")
-    if not 0.0 < test_fraction < 1.0:
-        raise InputError("--test-fraction", f"must lie between 0 and 1, not {test_fraction:g}.", "Example: 0.1.")
+    _refuse_options(output, test_fraction, separator)
     sizes = [_size(path) for path in files]
     partial = output.with_name(f".{output.name}.part")
     dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocabulary_size <= 2**16 else "uint32"
-    task = {"files": [str(path) for path in files], "tokenizer": [tokenizer.name, tokenizer.digest], "separator": separator, "piece": piece}
+    told = [tokenizer.name, tokenizer.digest, tokenizer.vocabulary_size, tokenizer.end_of_document]
+    task = {"files": [str(path) for path in files], "tokenizer": told, "separator": separator, "piece": piece}
 
     def tell(number: int) -> None:
         on_progress(number, sum(sizes))
@@ -238,6 +236,8 @@ def make_tokens(
         if done.num_tokens < 2:
             shutil.rmtree(partial)
             raise InputError("FILES", "hold no text.", "Give text files.")
+        if separator is not None and done.num_documents <= sum(not is_json_lines(path) for path in files):
+            on_notice(f"The separator {separator!r} cuts no file in two: each is one document.")
         facts = TokenFacts(
             tokenizer=tokenizer.name,
             vocabulary_size=tokenizer.vocabulary_size,
@@ -254,6 +254,15 @@ def make_tokens(
         (partial / PROGRESS).unlink()
         partial.rename(output)
     return facts
+
+
+def _refuse_options(output: Path, test_fraction: float, separator: str | None) -> None:
+    if output.exists():
+        raise InputError("--output", f"{output} is there already.", "Remove it first, or give another folder.")
+    if not 0.0 < test_fraction < 1.0:
+        raise InputError("--test-fraction", f"must lie between 0 and 1, not {test_fraction:g}.", "Example: 0.1.")
+    if separator == "":
+        raise InputError("--separator", "is empty, and stands everywhere.", "Leave it out: each file is one document.")
 
 
 def _earlier(

@@ -10,7 +10,7 @@ from torch import Tensor
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import DataError, LargebatchError
 from largebatch.jobs.samples.dataset import Dataset
-from largebatch.jobs.samples.number_ranges import AnyRange, NumberRange
+from largebatch.jobs.samples.number_ranges import AnyRange, NumberRange, TargetsOf
 from largebatch.jobs.samples.trees import Tree, is_whole, map_leaves, named_leaves
 
 
@@ -151,5 +151,9 @@ def refuse_out_of_range(batch: Tree, first: int, ranges: tuple[AnyRange, ...], f
     """
     tensors = dict(named_leaves(batch)) if ranges else {}
     for each in ranges:
-        if each.path in tensors and (not isinstance(each, NumberRange) or is_whole(tensors[each.path])):
+        if each.path not in tensors or (isinstance(each, NumberRange) and not is_whole(tensors[each.path])):
+            continue
+        if isinstance(each, TargetsOf):
+            each.refuse_others(tensors[each.path], tensors[each.tokens], first, field, kind)
+        else:
             each.refuse_others(tensors[each.path], first, field, kind)

@@ -5,12 +5,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.models.weights import place, read_weights
 from largebatch.jobs.optim.parameter_groups import groups_in_words
+from largebatch.jobs.samples.trees import dtype_name
 from largebatch.jobs.spec.train_spec import TrainSpec
 
 MOST_NAMES = 20
@@ -37,12 +39,7 @@ def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
     """
     own = model.state_dict()
     taken = {name: value for name, value in weights.items() if name in own}
-    for name, value in taken.items():
-        if isinstance(value, Tensor) and isinstance(own[name], Tensor) and value.shape != own[name].shape:
-            shapes = f"has the shape {tuple(value.shape)} in {given} and {tuple(own[name].shape)} in the model"
-            raise SpecError(
-                "model.weights", f"{name} {shapes}.", "Leave it out of the file, so that it starts fresh, or build the model in that size."
-            )
+    _refuse_unlike(own, taken, given)
     if not taken:
         hint = f"The file begins with {next(iter(weights))}, the model with {next(iter(own))}."
         raise SpecError("model.weights", f"nothing in {given} bears a name of this model's.", hint)
@@ -59,6 +56,25 @@ def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
     if left_over:
         notice += f" Left over in the file: {_listed(left_over)}."
     return notice
+
+
+def _refuse_unlike(own: Mapping[str, Any], taken: Mapping[str, Any], given: str) -> None:
+    """Raise SpecError for a tensor of a file that the model could only take as another: of another shape or kind, or two for one."""
+    tensors = {name: value for name, value in taken.items() if isinstance(value, Tensor) and isinstance(own[name], Tensor)}
+    tied: dict[Any, str] = {}
+    for name, value in tensors.items():
+        if value.shape != own[name].shape:
+            shapes = f"has the shape {tuple(value.shape)} in {given} and {tuple(own[name].shape)} in the model"
+            raise SpecError(
+                "model.weights", f"{name} {shapes}.", "Leave it out of the file, so that it starts fresh, or build the model in that size."
+            )
+        if own[name].is_floating_point() and not value.is_floating_point():
+            problem = f"{name} is {dtype_name(value)} in {given} and {dtype_name(own[name])} in the model."
+            raise SpecError("model.weights", problem, "Convert it: numbers that were made whole, or complex, are not those of the weights.")
+        first = tied.setdefault(place(own[name]), name)
+        if not torch.equal(value.to(own[name].dtype), tensors[first].to(own[name].dtype)):
+            problem = f"{first} and {name} are one parameter of the model, and {given} has other numbers for each."
+            raise SpecError("model.weights", problem, "Leave one of them out of the file, or build a model in which they are two.")
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> str:

@@ -214,6 +214,11 @@ class Dataset:
         return next((kind for kind, own in self.parts.items() if own is part), "test")
 
 
+def are_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether a sample's shape is (height, width, channels) by all appearances: 1, 3 or 4 channels, and more than so many rows and columns."""
+    return len(shape) == 3 and shape[2] in {1, 3, 4} and min(shape[:2]) > 4
+
+
 def refuse_bad_labels(
     labels: Tensor, num_classes: int, field: str, hint: str = "The file is damaged or of another data set; fetch it again.", kind: str = ""
 ) -> None:

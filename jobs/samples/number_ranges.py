@@ -84,10 +84,65 @@ class WeightRange(NamedTuple):
             raise DataError(field, problem, "A sample of weight 0 does not count.")
 
 
-AnyRange: TypeAlias = NumberRange | ShareRange | WeightRange
+class CountRange(NamedTuple):
+    """What one tensor of each sample may hold: counts, whole numbers of at least 0."""
+
+    path: str
+    """Which tensor: see `named_leaves`."""
+    meaning: str
+    """Of what."""
+
+    def refuse_others(self, numbers: "Tensor", first: int, field: str, kind: str) -> None:
+        """Raise DataError for the first sample that is out of range. Args: see `NumberRange.refuse_others`."""
+        is_wrong = (numbers < 0) | (numbers != numbers.floor()) if numbers.is_floating_point() else numbers < 0
+        if bool(is_wrong.any()):
+            place = tuple(is_wrong.nonzero()[0].tolist())
+            problem = (
+                f"{kind} sample {first + place[0]} has {numbers[place].item():g} in {self.path}, which is {self.meaning}: whole numbers from 0 on."
+            )
+            raise DataError(field, problem, "Leave that tensor out where they are not known.")
 
 
-def token_ranges(for_model: Mapping[str, int]) -> tuple[NumberRange, ...]:
-    """Of samples (tokens, targets)."""
+class TargetsOf(NamedTuple):
+    """What targets (n, T) that count must be of the tokens (n, T) beside them: the very same, or the next ones, which are not all the same."""
+
+    are_same: bool
+    tokens: str = "0"
+    path: str = "1"
+
+    def refuse_others(self, targets: "Tensor", tokens: "Tensor", first: int, field: str, kind: str) -> None:
+        """Raise DataError for the first sample whose targets are others; samples of other shapes are passed by.
+
+        Args: targets, tokens: of consecutive samples; the others: see `NumberRange.refuse_others`.
+        """
+        if targets.ndim != 2 or targets.shape != tokens.shape:
+            return
+        counts_NT = targets != IGNORED
+        is_other_NT = counts_NT & (targets != tokens)
+        if self.are_same:
+            if bool(is_other_NT.any()):
+                row, column = is_other_NT.nonzero()[0].tolist()
+                problem = f"{kind} sample {first + row} has the token {int(tokens[row, column])} where its target is {int(targets[row, column])}"
+                hint = f"Give the tokens as they are, as their own targets too, and {IGNORED} where nothing is to be hidden."
+                raise DataError(field, f"{problem}, and the task hides tokens itself.", hint)
+            return
+        # Where two neighbours both count and are their own targets, the second is the first's target, too, and so the same token.
+        differ_N = (counts_NT[:, 1:] & counts_NT[:, :-1] & (targets[:, 1:] != targets[:, :-1])).any(1)
+        are_tokens_N = differ_N & ~is_other_NT.any(1)
+        if bool(are_tokens_N.any()):
+            problem = (
+                f"the targets of {kind} sample {first + int(are_tokens_N.nonzero()[0])} are its tokens, not the next ones: a model would copy them."
+            )
+            raise DataError(field, problem, "Of a sequence give sequence[:-1] as tokens and sequence[1:] as targets; nothing shifts them later.")
+
+
+AnyRange: TypeAlias = NumberRange | ShareRange | WeightRange | CountRange | TargetsOf
+
+
+def token_ranges(for_model: Mapping[str, int], *, shift: int) -> tuple[AnyRange, ...]:
+    """Of samples (tokens, targets), maybe (..., bytes). Args: shift: 1 where a target is the next token, 0 where it is the token itself."""
+    others = (TargetsOf(are_same=shift == 0), CountRange("2", "the bytes of text of each target"))
     stop = for_model.get("vocabulary_size")
-    return () if stop is None else (NumberRange("0", stop, "vocabulary_size"), NumberRange("1", stop, "vocabulary_size", may_be_ignored=True))
+    if stop is None:
+        return others
+    return NumberRange("0", stop, "vocabulary_size"), NumberRange("1", stop, "vocabulary_size", may_be_ignored=True), *others

@@ -140,7 +140,7 @@ class LanguageModellingConfig(TaskConfig):
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
-        return token_ranges(for_model)
+        return token_ranges(for_model, shift=self.target_shift)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
@@ -166,7 +166,7 @@ class MaskedLanguageModellingConfig(TaskConfig):
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
-        return token_ranges(for_model)
+        return token_ranges(for_model, shift=self.target_shift)
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""

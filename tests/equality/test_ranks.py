@@ -143,7 +143,7 @@ EQUAL: dict[str, dict[str, Any]] = {
     ),
     "masked": on_few(  # of which padding is known, and attended by nothing
         task={"name": "masked-language-modelling", "mask_token": 8, "masked_fraction": 0.4},
-        dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240, "padding_token": 0}},
+        dataset={"entry_point": "own_tasks:documents", "arguments": {"num_train": 240, "padding_token": 0, "shift": 0}},
         model={"name": "transformer-encoder", "arguments": {"width": 16, "depth": 1, "num_heads": 2}},
     ),
     "regression": on_few(task={"name": "regression"}, dataset={"entry_point": "own_tasks:curve"}, model=MODEL),

@@ -34,7 +34,7 @@ def document(task: dict[str, Any] = LM, micro_batch_size: int = 60, dropout: flo
     return small_runs.document(
         **{
             "task": task,
-            "dataset": {"entry_point": "own_tasks:documents"},
+            "dataset": {"entry_point": "own_tasks:documents", "arguments": {"shift": int(kind == "transformer")}},
             "model": {"name": kind, "arguments": {"width": 16, "depth": 1, "num_heads": 2, "dropout": dropout}},
             "batch": {"global_batch_size": 15, "micro_batch_size": micro_batch_size, "schedule": schedule},
             "optimizer": {"name": "sgd", "momentum": 0.9},

@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +11,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
+from largebatch.jobs.data.read_again import read_again
 from largebatch.jobs.data.read_sample import SampleForm, read_sample, refuse_other_form, refuse_out_of_range, refuse_unusual_tensor
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
 from largebatch.jobs.errors import DataError
-from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, refuse_bad_labels
+from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, are_channels_last, refuse_bad_labels
 from largebatch.jobs.samples.trees import leaves, named_leaves
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.tasks.registry import TaskConfig
@@ -45,8 +47,7 @@ def load_own(spec: DatasetSpec, task: TaskConfig) -> Dataset:
     dataset = replace(dataset, number_ranges=task.number_ranges(dataset.for_model))
     for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
-    notices = (_non_finite_in_words(leaf, kind) for kind, part in by_kind.items() if isinstance(part, Tensors) for leaf in leaves(part.batch))
-    return replace(dataset, notices=tuple(filter(None, notices)))
+    return replace(dataset, notices=tuple(filter(None, (*_images_in_words(dataset), *_samples_in_words(dataset)))))
 
 
 def _with_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
@@ -168,6 +169,27 @@ def _refuse_bad_ends(part: Any, kind: str, dataset: Dataset) -> None:
                 raise
             raise DataError(error.field, error.problem, f"The {kind} set's __len__ is {len(part)}; it must be the number of its samples.") from error
         refuse_other_form(sample, index, SampleForm.of(dataset), FIELD, kind)
+
+
+def _images_in_words(dataset: Dataset) -> Iterator[str]:
+    """Sentences on uint8 samples of three dimensions that may not be read as they are meant."""
+    if dataset.normalises and are_channels_last(dataset.input_shape):
+        channels, height, width = dataset.input_shape
+        yield (
+            f"Data: samples {dataset.input_shape} are taken for {channels} channels of {height} x {width} pixels. Of channels that come last give "
+            "images.permute(0, 3, 1, 2)."
+        )
+    if dataset.num_classes is None and isinstance(dataset.train, Tensors) and dataset.input_dtype == torch.uint8 and len(dataset.input_shape) == 3:
+        yield "Data: uint8 samples reach the model as they are; they are normalised where they are (image, number of a class) alone."
+
+
+def _samples_in_words(dataset: Dataset) -> Iterator[str | None]:
+    """Sentences on samples that are not finite, or are others each time. Raises: DataError for those that are overwritten."""
+    for kind, part in dataset.parts.items():
+        if isinstance(part, Tensors):
+            yield from (_non_finite_in_words(leaf, kind) for leaf in leaves(part.batch))
+        else:
+            yield read_again(part, FIELD, kind, dataset.num_classes is not None)
 
 
 def _non_finite_in_words(inputs: Tensor, kind: str) -> str | None:

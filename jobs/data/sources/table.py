@@ -19,7 +19,7 @@ from largebatch.jobs.data.sources.own import load_own
 from largebatch.jobs.data.sources.tokens import MAKE, token_parts
 from largebatch.jobs.data.sources.validation import hold_out
 from largebatch.jobs.errors import DataError, SpecError, nearest
-from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, refuse_bad_labels
+from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, are_channels_last, refuse_bad_labels
 from largebatch.jobs.samples.keyed_random import key, sample_order
 from largebatch.jobs.spec.mistakes import refuse_unknown_arguments
 from largebatch.jobs.spec.model_and_data import AugmentSpec, DatasetSpec
@@ -60,9 +60,13 @@ def _refuse_augmentation_that_cannot_be(spec: DatasetSpec, dataset: Dataset) -> 
     if is_held and augments(augmentation) and len(dataset.input_shape) != 3:
         problem = f"changes images (channels, height, width), and these samples are {dataset.input_shape}."
         raise SpecError("dataset.augment", problem, "Leave dataset.augment out.")
+    if is_held and augments(augmentation) and are_channels_last(dataset.input_shape):
+        problem = f"changes images (channels, height, width), and these samples are {dataset.input_shape}: their channels come last, it seems."
+        raise SpecError("dataset.augment", problem, "Give images.permute(0, 3, 1, 2), or leave dataset.augment out.")
     if not is_held and spec.entry_point is not None and augmentation != AugmentSpec():
         hint = "Leave it out: your own data set augments itself; or return a TensorDataset of images."
-        raise SpecError("dataset.augment", f"does not reach the samples of {spec.entry_point}, which are read one by one.", hint)
+        reason = "which are not (image, number of a class) alone" if isinstance(dataset.train, Tensors) else "which are read one by one"
+        raise SpecError("dataset.augment", f"does not reach the samples of {spec.entry_point}, {reason}.", hint)
     if not is_held and (augmentation.translate or augmentation.cutout or augmentation.horizontal_flip == "alternating"):
         hint = "Image folders take resized_crop and horizontal_flip: random."
         raise SpecError("dataset.augment", "translate, cutout and alternating flips work on sets held in memory.", hint)

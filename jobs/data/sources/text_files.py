@@ -39,6 +39,11 @@ class Block(NamedTuple):
     """After it."""
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether each line of a file is a document, as JSON."""
+    return path.suffix.lower() == ".jsonl"
+
+
 def new_digest() -> hashlib.blake2b:
     """A digest of nothing yet."""
     return hashlib.blake2b(digest_size=16)
@@ -65,7 +70,7 @@ def read_blocks(path: Path, separator: str | None, size: int, begin: Place, dige
         digest: of what lies before `begin`; what is read is added to it.
     Raises: DataError for what is no UTF-8 text, or no JSON object with a text.
     """
-    is_json = path.suffix == ".jsonl"
+    is_json = is_json_lines(path)
     separator = "\n" if is_json else separator
     decoder, line = codecs.getincrementaldecoder("utf-8")(), begin.line
     with path.open("rb") as file:
@@ -109,4 +114,9 @@ def _text_of(line: str, path: Path, number: int) -> str:
         raise DataError("FILES", f"line {number} of {path} is no JSON object with a text.", 'Each line is {"text": "..."}.') from error
     if not isinstance(text, str):
         raise DataError("FILES", f'the "text" in line {number} of {path} is a {type(text).__name__}.', 'Each line is {"text": "..."}.')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f'the "text" in line {number} of {path} holds half of a surrogate pair, \\u{ord(text[error.start]):04x}, which is no character.'
+        raise DataError("FILES", problem, "Mend or leave out that line.") from error
     return text

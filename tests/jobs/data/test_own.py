@@ -407,6 +407,7 @@ def test_weighted_samples_say_their_classes_to_a_model_that_asks_for_them(monkey
 
 
 TOKENS = torch.arange(NUM_SAMPLES * 6).reshape(NUM_SAMPLES, 6) % 9
+NEXT = (TOKENS + 1) % 9
 
 
 class Sequences(TorchDataset[Any]):
@@ -434,12 +435,12 @@ SHARES = torch.eye(NUM_CLASSES)[LABELS]
 ODD_NUMBERS: dict[str, tuple[Any, tuple[Tensor, ...], str]] = {
     "a token": (
         LanguageModellingConfig(name="language-modelling"),
-        (changed(TOKENS, (7, 2), 9), TOKENS),
+        (changed(TOKENS, (7, 2), 9), NEXT),
         "training sample 7 has 9 in 0, which is not in 0 ... 8",
     ),
     "a target": (
         LanguageModellingConfig(name="language-modelling"),
-        (TOKENS, changed(TOKENS, (7, 2), -1)),
+        (TOKENS, changed(NEXT, (7, 2), -1)),
         "sample 7 has -1 in 1, .* or -100 for what",
     ),
     "a hidden token": (
@@ -485,12 +486,12 @@ def test_whole_numbers_out_of_range_are_refused_by_the_samples_number(name: str,
 
 
 def test_a_target_that_does_not_count_may_stand_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Sequences(TOKENS, changed(TOKENS, (7, 2), -100))
+    part = Sequences(TOKENS, changed(NEXT, (7, 2), -100))
     load(monkeypatch, (part, part), LanguageModellingConfig(name="language-modelling"))
 
 
 def test_what_is_read_one_by_one_is_refused_when_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    part = Sequences(changed(TOKENS, (7, 2), 9), TOKENS)
+    part = Sequences(changed(TOKENS, (7, 2), 9), NEXT)
     dataset = load(monkeypatch, (part, part), LanguageModellingConfig(name="language-modelling"))
     with pytest.raises(DataError, match=r"sample 7 has 9 in 0, which is not in 0 \.\.\. 8"):
         everything(dataset, dataset.test)

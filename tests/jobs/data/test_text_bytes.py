@@ -182,3 +182,16 @@ def test_samples_of_ones_own_tell_bytes_by_a_third_tensor() -> None:
     task = LanguageModelling(counts_bytes=True)
     sums = task.metric_sums(lambda tokens: torch.zeros(1, 3, 8), (targets.clamp(min=0), targets, num_bytes))
     assert task.metrics({name: float(value) for name, value in sums.items()}, 2.0)["bits_per_byte"] == pytest.approx(2 * 3 / 5)
+
+
+@pytest.mark.parametrize("last", [11, 70_000])
+def test_numbers_that_a_vocabulary_leaves_out(last: int, tmp_path: Path) -> None:
+    """Their count is less than the highest: the end of a document was a letter, and 70,000 was written in 16 bits."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "c": 4, "d": last, "?": 2}, unk_token="?"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    folder, tokens, num_bytes = made(tmp_path, tokenizer, ["abcd", "dc"])
+    facts = open_tokens(folder)[0]
+    end = last + 1
+    assert tokens.tolist() == [0, 1, 4, last, end, last, 4, end]
+    assert (facts.end_of_document, facts.vocabulary_size, facts.largest_token) == (end, end + 1, end)
+    assert num_bytes.tolist() == [1, 1, 1, 1, 0, 1, 1, 0]

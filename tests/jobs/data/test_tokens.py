@@ -213,3 +213,24 @@ class TestRefused:
             token_parts(folder_of(tmp_path, "short"), 100, "packed", 1)
         with pytest.raises(SpecError, match="must be packed or padded"):
             token_parts(tmp_path / "tokens", 2, "wrapped", 1)
+
+
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.JSONL"
+    file.write_text('{"text": "\\ud83d\\ude00"}\n')
+    make_tokens([file], tmp_path / "out", byte_tokenizer())
+    assert all_tokens(tmp_path / "out") == [*"\U0001f600".encode(), END]
+    file.write_text('{"text": "x"}\n{"text": "a\\ud83d"}\n')
+    with pytest.raises(DataError, match=r'the "text" in line 2 of .* holds half of a surrogate pair, .ud83d'):
+        make_tokens([file], tmp_path / "other", byte_tokenizer())
+
+
+def test_a_separator_that_cuts_nothing_is_told(tmp_path: Path) -> None:
+    file, told = tmp_path / "a.txt", list[str]()
+    file.write_bytes(b"one\r\n---\r\ntwo")
+    assert make_tokens([file], tmp_path / "no", byte_tokenizer(), separator="\n---\n", on_notice=told.append).num_documents == 1
+    assert told == ["The separator '\\n---\\n' cuts no file in two: each is one document."]
+    assert make_tokens([file], tmp_path / "yes", byte_tokenizer(), separator="---", on_notice=told.append).num_documents == 2
+    assert len(told) == 1
+    with pytest.raises(InputError, match="--separator: is empty, and stands everywhere"):
+        make_tokens([file], tmp_path / "empty", byte_tokenizer(), separator="")

@@ -213,3 +213,25 @@ def test_a_group_that_takes_nothing_is_refused() -> None:
         job_of(optimizer={"name": "sgd", "groups": [{"pattern": "hidden.*"}]}, freeze=["hidden.*"])
     with pytest.raises(SpecError, match=r"the pattern 'hidden\.bias', whose parameters all match an earlier group\."):
         job_of(optimizer={"name": "sgd", "groups": [*GROUPS, {"pattern": "hidden.bias"}]})
+
+
+def test_a_tied_weight_is_not_two_in_the_file(tmp_path: Path) -> None:
+    """The last of them was taken, and the other said to be, too."""
+    weights = {name: value.clone() for name, value in tied(4).state_dict().items()}
+    torch.save(weights, tmp_path / "w.pt")
+    assert torch.equal(job_of(tmp_path, entry_point="own_code:tied", weights="w.pt").model.again.weight, weights["again.weight"])
+    weights["again.weight"] += 1
+    torch.save(weights, tmp_path / "w.pt")
+    with pytest.raises(SpecError, match=r"hidden\.weight and again\.weight are one parameter of the model, and w\.pt has other numbers for each"):
+        job_of(tmp_path, entry_point="own_code:tied", weights="w.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_weights_of_another_kind_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """What was made whole, without its scale, trained as if it were the weights; half precision is the same numbers."""
+    weights = other_weights()
+    torch.save({**weights, "head.weight": weights["head.weight"].half()}, tmp_path / "w.pt")
+    assert torch.equal(job_of(tmp_path, weights="w.pt").model.head.weight, weights["head.weight"].half().float())
+    torch.save({**weights, "head.weight": (100 * weights["head.weight"]).to(dtype)}, tmp_path / "w.pt")
+    with pytest.raises(SpecError, match=rf"head\.weight is {str(dtype).removeprefix('torch.')} in w\.pt and float32 in the model"):
+        job_of(tmp_path, weights="w.pt")

@@ -104,8 +104,8 @@ def test_splits_and_short_sequences_of_padded_documents_give_the_same(model: str
 def test_own_samples_say_what_fills_them_up() -> None:
     mask = {"task": {"name": "masked-language-modelling", "mask_token": 8, "masked_fraction": 0.3}, "model": MODELS["ours"]}
     for token, num_parts in ((None, 2), (0, 3)):
-        made = prepared(**mask, dataset={"entry_point": "own_tasks:documents", "arguments": {"padding_token": token}})
+        made = prepared(**mask, dataset={"entry_point": "own_tasks:documents", "arguments": {"padding_token": token, "shift": 0}})
         batch = made.task.prepared(evaluation_batches(made, made.dataset.test).read(Slice(0, 0, 8)), 0, Slice(EVALUATION, 0, 8), made.device)
         assert len(leaves(batch)) == num_parts
     with pytest.raises(DataError, match="padding_token of the training set is 'pad'; it must be the number of a token"):
-        prepared(**mask, dataset={"entry_point": "own_tasks:documents", "arguments": {"padding_token": "pad"}})
+        prepared(**mask, dataset={"entry_point": "own_tasks:documents", "arguments": {"padding_token": "pad", "shift": 0}})

@@ -21,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "GPT-2": {**TOKENS, "model": {"name": "transformers:GPT2LMHeadModel", "arguments": {"n_layer": 1, "n_embd": 16, "n_head": 2}}},
     "Llama": {**TOKENS, "model": {"name": "transformers:LlamaForCausalLM", "arguments": TINY}},
     "BERT": {
-        **TOKENS,
+        "dataset": {"entry_point": "own_tasks:documents", "arguments": {"shift": 0}},
         "task": {"name": "masked-language-modelling", "mask_token": 8, "masked_fraction": 0.5},
         "model": {"name": "transformers:BertForMaskedLM", "arguments": TINY},
     },
