@@ -49,13 +49,13 @@ def read_sample(part: Any, index: int, field: str, kind: str, has_label: bool) -
         tree = _as_tensors(sample)
         if tree is None:
             hint = "torch.as_tensor makes tensors of arrays, torchvision's to_tensor of pictures."
-            raise DataError(field, f"{name} is {_in_words(sample)}; it must be a tensor, or a tuple, list or dict of tensors and numbers.", hint)
+            raise DataError(field, f"{name} is {in_words(sample)}; it must be a tensor, or a tuple, list or dict of tensors and numbers.", hint)
         for path, tensor in named_leaves(tree):
             _refuse_elsewhere(tensor, field, f"{path or 'the tensor'} of {name}")
         return tree
     if not (isinstance(sample, (tuple, list)) and len(sample) == 2 and isinstance(sample[0], Tensor)):
         hint = "torch.as_tensor makes tensors of arrays, torchvision's to_tensor of pictures."
-        raise DataError(field, f"{name} is {_in_words(sample)}; it must be (input tensor, label).", hint)
+        raise DataError(field, f"{name} is {in_words(sample)}; it must be (input tensor, label).", hint)
     inputs, label = sample
     _refuse_elsewhere(inputs, field, f"the input of {name}")
     return inputs, torch.tensor(label if type(label) is int else class_number(label, field, name))
@@ -86,7 +86,8 @@ def _refuse_elsewhere(tensor: Tensor, field: str, name: str) -> None:
         raise DataError(field, f"{name} lies on {tensor.device}.", "Leave samples on the CPU; batches are moved for you.")
 
 
-def _in_words(sample: Any) -> str:
+def in_words(sample: Any) -> str:
+    """What kind of thing a sample is."""
     if sample is None:
         return "None"
     if isinstance(sample, dict):

@@ -77,6 +77,9 @@ class WeightRange(NamedTuple):
 
     def refuse_others(self, numbers: "Tensor", first: int, field: str, kind: str) -> None:
         """Raise DataError for the first sample that is out of range. Args: see `NumberRange.refuse_others`."""
+        if numbers.ndim > 1:
+            problem = f"the weight of {kind} sample {first} has the shape {tuple(numbers.shape[1:])}."
+            raise DataError(field, problem, "Give one number for each sample, such as weights.squeeze(1).")
         is_wrong = ~((numbers >= 0) & numbers.isfinite())
         if bool(is_wrong.any()):
             place = tuple(is_wrong.nonzero()[0].tolist())

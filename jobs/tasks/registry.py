@@ -38,6 +38,11 @@ class TaskConfig(Spec):
         """Whether samples must be (input, number of a class)."""
         return False
 
+    @property
+    def sample_parts(self) -> tuple[str, ...]:
+        """What a person's own sample is a tuple of, where it is no (input, number of a class); in brackets what may be left out. Empty: any tree."""
+        return ()
+
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """What the numbers in a person's own samples must be. Args: for_model: see `Dataset`."""
         return ()
@@ -59,6 +64,11 @@ class ClassificationConfig(TaskConfig):
     """Labels are shares of all classes that add up to 1, as mixup makes them."""
     sample_weights: bool = False
     """Samples are (input, label, weight)."""
+
+    @property
+    def sample_parts(self) -> tuple[str, ...]:
+        """See `TaskConfig`."""
+        return ("input", "label", "weight") if self.sample_weights else ("input", "shares of all classes")
 
     @property
     def takes_classes(self) -> bool:
@@ -90,6 +100,11 @@ class MultiLabelConfig(TaskConfig):
     name: Literal["multi-label"]
     """Which task it is."""
 
+    @property
+    def sample_parts(self) -> tuple[str, ...]:
+        """See `TaskConfig`."""
+        return "input", "labels"
+
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
         return (ShareRange("1", adds_to_one=False),)
@@ -114,6 +129,11 @@ class RegressionConfig(TaskConfig):
     quantile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """quantile: which one."""
 
+    @property
+    def sample_parts(self) -> tuple[str, ...]:
+        """See `TaskConfig`."""
+        return "input", "targets"
+
     @model_validator(mode="after")
     def _reads_what_is_set(self) -> Self:
         for option, loss in (("delta", "huber"), ("quantile", "quantile")):
@@ -137,6 +157,11 @@ class LanguageModellingConfig(TaskConfig):
 
     counts_tokens: ClassVar[bool] = True
     reads_text_bytes: ClassVar[bool] = True
+
+    @property
+    def sample_parts(self) -> tuple[str, ...]:
+        """See `TaskConfig`."""
+        return "tokens", "next tokens", "[bytes of the next tokens]"
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
@@ -163,6 +188,11 @@ class MaskedLanguageModellingConfig(TaskConfig):
     target_shift: ClassVar[int] = 0
     counts_tokens: ClassVar[bool] = True
     reads_text_bytes: ClassVar[bool] = True
+
+    @property
+    def sample_parts(self) -> tuple[str, ...]:
+        """See `TaskConfig`."""
+        return "tokens", "tokens", "[bytes of the tokens]"
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""

@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 from torch.utils.data import Dataset as TorchDataset
 
 from largebatch.jobs.data.read_again import read_again
-from largebatch.jobs.data.read_sample import SampleForm, read_sample, refuse_other_form, refuse_out_of_range, refuse_unusual_tensor
+from largebatch.jobs.data.read_sample import SampleForm, in_words, read_sample, refuse_other_form, refuse_out_of_range, refuse_unusual_tensor
 from largebatch.jobs.entry_points import ANYTHING, call_entry_point, described
 from largebatch.jobs.errors import DataError
 from largebatch.jobs.samples.dataset import Dataset, Images, Tensors, are_channels_last, refuse_bad_labels
@@ -43,6 +43,8 @@ def load_own(spec: DatasetSpec, task: TaskConfig) -> Dataset:
         words = [f"{len(part)} {kind}" for kind, part in by_kind.items()]
         every = "both" if len(words) == 2 else "all"
         raise DataError(FIELD, f"returned {', '.join(words[:-1])} and {words[-1]} samples; {every} must have some.")
+    if not task.takes_classes:
+        _refuse_other_parts(by_kind["training"], task)
     dataset = (_with_classes if task.takes_classes else _without_classes)(name, parts["training"], by_kind)
     dataset = replace(dataset, number_ranges=task.number_ranges(dataset.for_model))
     for kind, part in by_kind.items():
@@ -90,6 +92,15 @@ def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
     padding_token = _token(_attribute(given, "padding_token"))
     return Dataset(name, train, test, None, shape, input_dtype=dtype, sample_leaves=forms[0], for_model=for_model, validation=held_out,
                    padding_token=padding_token)  # fmt: skip
+
+
+def _refuse_other_parts(part: Any, task: TaskConfig) -> None:
+    """Raise DataError where a training sample is no tuple of what a task of ours reads: a row of a tensor, or what no part stands for."""
+    sample = part.row(0) if isinstance(part, Tensors) else read_sample(part, 0, FIELD, "training", False)
+    needed = [name for name in task.sample_parts if not name.startswith("[")]
+    if task.sample_parts and not (isinstance(sample, tuple) and len(needed) <= len(sample) <= len(task.sample_parts)):
+        problem = f"training sample 0 is {in_words(sample)}, and {task.name} reads ({', '.join(task.sample_parts)})."
+        raise DataError(FIELD, problem, "Give a tuple, in this order.")
 
 
 def _parts(reference: str, returned: Any) -> dict[str, Any]:

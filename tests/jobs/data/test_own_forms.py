@@ -14,7 +14,7 @@ from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.model_and_data import DatasetSpec
-from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, TaskConfig
+from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, RegressionConfig, TaskConfig
 
 NEXT = LanguageModellingConfig(name="language-modelling")
 MASKED = MaskedLanguageModellingConfig(name="masked-language-modelling")
@@ -90,6 +90,55 @@ def test_bytes_of_targets_are_counts(number: float, words: str, monkeypatch: pyt
     num_bytes[5, 2] = number
     with pytest.raises(DataError, match=f"training sample 5 {words}, which is the bytes of text of each target"):
         load(monkeypatch, NEXT, TOKENS, FOLLOWING, num_bytes)
+
+
+# ---- parts of a sample ---------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """A set of one thing, each time."""
+
+    num_outputs = num_classes = 3
+
+    def __init__(self, sample: Any) -> None:
+        self.sample = sample
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Any:
+        return self.sample
+
+
+INPUT = torch.zeros(4)
+OTHER_PARTS: dict[str, tuple[TaskConfig, Any, str]] = {
+    "a row": (MASKED, TOKENS[0], r"is a Tensor, and masked-language-modelling reads \(tokens, tokens, \[bytes of the tokens\]\)"),
+    "a dict": (
+        NEXT,
+        {"input_ids": TOKENS[0], "labels": FOLLOWING[0]},
+        r"is a dict with input_ids, labels, and language-modelling reads \(tokens, next",
+    ),
+    "one too many": (ClassificationConfig(sample_weights=True), (INPUT, 1, 0.5, 7.0), r"and classification reads \(input, label, weight\)"),
+    "no weight": (ClassificationConfig(sample_weights=True), (INPUT, 1), r"and classification reads \(input, label, weight\)"),
+    "a weighted target": (RegressionConfig(name="regression"), (INPUT, INPUT, 0.5), r"and regression reads \(input, targets\)"),
+    "a weight in a list": (
+        ClassificationConfig(sample_weights=True),
+        (INPUT, 1, torch.ones(1)),
+        r"the weight of training sample 0 has the shape \(1,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_PARTS)
+def test_samples_of_other_parts_than_the_task_reads_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fourth part was passed over, and weights (n, 1) beside losses (n,) are a table of both."""
+    task, sample, words = OTHER_PARTS[name]
+    module = types.ModuleType("odd_data")
+    module.load = lambda: (Rows(sample), Rows(sample))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "odd_data", module)
+    with pytest.raises(DataError, match=words) as error:
+        load_dataset(DatasetSpec(entry_point="odd_data:load"), Path("nowhere"), task)
+    assert error.value.field == "dataset.entry_point"
 
 
 # ---- images --------------------------------------------------------------------------------------------------------------
