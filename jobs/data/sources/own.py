@@ -2,8 +2,9 @@
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -49,7 +50,8 @@ def load_own(spec: DatasetSpec, task: TaskConfig) -> Dataset:
     dataset = replace(dataset, number_ranges=task.number_ranges(dataset.for_model))
     for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
-    return replace(dataset, notices=tuple(filter(None, (*_images_in_words(dataset), *_samples_in_words(dataset)))))
+    notices = (*_shared_in_words(parts), *_images_in_words(dataset), *_samples_in_words(dataset))
+    return replace(dataset, notices=tuple(filter(None, notices)))
 
 
 def _with_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
@@ -180,6 +182,27 @@ def _refuse_bad_ends(part: Any, kind: str, dataset: Dataset) -> None:
                 raise
             raise DataError(error.field, error.problem, f"The {kind} set's __len__ is {len(part)}; it must be the number of its samples.") from error
         refuse_other_form(sample, index, SampleForm.of(dataset), FIELD, kind)
+
+
+def _shared_in_words(parts: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on samples of one part that are another's, too, where that shows without reading them: scores are too good then."""
+    for (kind, part), (other_kind, other) in combinations(parts.items(), 2):
+        number = len(part) if part is other else 0
+        if isinstance(part, Subset) and isinstance(other, Subset) and part.dataset is other.dataset:
+            number = len({*map(int, part.indices)} & {*map(int, other.indices)})
+        elif part is not other and _is_tensor_dataset(part) and _is_tensor_dataset(other):
+            number = _num_shared_rows(part.tensors[0], other.tensors[0])
+        if number:
+            yield f"Data: {number} of the {len(other)} {other_kind} samples are {kind} samples, too."
+
+
+def _num_shared_rows(tensor: Tensor, other: Tensor) -> int:
+    """How many rows of two tensors lie in the same place in memory, of slices such as `numbers[:800]` and `numbers[700:]`."""
+    row_bytes = tensor[:1].nbytes
+    if not row_bytes or tensor.dtype != other.dtype or tensor.shape[1:] != other.shape[1:] or not (tensor.is_contiguous() and other.is_contiguous()):
+        return 0
+    start, stop = max(tensor.data_ptr(), other.data_ptr()), min(tensor.data_ptr() + tensor.nbytes, other.data_ptr() + other.nbytes)
+    return max(stop - start, 0) // row_bytes
 
 
 def _images_in_words(dataset: Dataset) -> Iterator[str]:

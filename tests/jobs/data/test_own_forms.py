@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from largebatch.jobs.data.sources.table import load_dataset
 from largebatch.jobs.errors import DataError, SpecError
@@ -39,11 +39,15 @@ class OneByOne:
 
 
 def load(monkeypatch: pytest.MonkeyPatch, task: TaskConfig | None, *tensors: Tensor, one_by_one: bool = False, **spec: Any) -> Dataset:
-    part: Any = TensorDataset(*tensors)
-    part.vocabulary_size, part.num_classes = 9, 3
-    part = OneByOne(part) if one_by_one else part
+    parts: list[Any] = [TensorDataset(*(tensor.clone() for tensor in tensors)) for _ in range(2)]
+    for part in parts:
+        part.vocabulary_size, part.num_classes = 9, 3
+    return loaded(monkeypatch, task, *((OneByOne(part) for part in parts) if one_by_one else parts), **spec)
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, task: TaskConfig | None, *parts: Any, **spec: Any) -> Dataset:
     module = types.ModuleType("odd_data")
-    module.load = lambda: (part, part)  # type: ignore[attr-defined]
+    module.load = lambda: parts  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "odd_data", module)
     return load_dataset(DatasetSpec.model_validate({"entry_point": "odd_data:load", **spec}), Path("nowhere"), task)
 
@@ -133,11 +137,8 @@ OTHER_PARTS: dict[str, tuple[TaskConfig, Any, str]] = {
 def test_samples_of_other_parts_than_the_task_reads_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fourth part was passed over, and weights (n, 1) beside losses (n,) are a table of both."""
     task, sample, words = OTHER_PARTS[name]
-    module = types.ModuleType("odd_data")
-    module.load = lambda: (Rows(sample), Rows(sample))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "odd_data", module)
     with pytest.raises(DataError, match=words) as error:
-        load_dataset(DatasetSpec(entry_point="odd_data:load"), Path("nowhere"), task)
+        loaded(monkeypatch, task, Rows(sample), Rows(sample))
     assert error.value.field == "dataset.entry_point"
 
 
@@ -165,3 +166,28 @@ def test_images_beside_weights_are_not_normalised_which_is_told(monkeypatch: pyt
     )
     with pytest.raises(SpecError, match=r"does not reach the samples of odd_data:load, which are not \(image, number of a class\) alone"):
         load(monkeypatch, task, images, LABELS, torch.ones(30), augment={"horizontal_flip": "random"})
+
+
+# ---- samples of two parts ------------------------------------------------------------------------------------------------
+
+NUMBERS = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+WHOLE = TensorDataset(NUMBERS, LABELS)
+WHOLE.num_classes = 3  # type: ignore[attr-defined]
+SHARING: dict[str, tuple[tuple[Any, ...], list[str]]] = {
+    "one set": ((WHOLE, WHOLE), ["30 of the 30 test samples are training"]),
+    "two splits": ((Subset(WHOLE, range(20)), Subset(WHOLE, [3, 25, 19])), ["2 of the 3 test samples are training"]),
+    "slices": ((TensorDataset(NUMBERS[:22], LABELS[:22]), TensorDataset(NUMBERS[20:], LABELS[20:])), ["2 of the 10 test samples are training"]),
+    "three": (
+        (TensorDataset(NUMBERS[:20], LABELS[:20]), TensorDataset(NUMBERS[20:], LABELS[20:]), TensorDataset(NUMBERS[29:], LABELS[29:])),
+        ["1 of the 1 test samples are validation"],
+    ),
+    "none": ((Subset(WHOLE, range(20)), Subset(WHOLE, range(20, 30))), []),
+    "neighbours": ((TensorDataset(NUMBERS[:20], LABELS[:20]), TensorDataset(NUMBERS[20:], LABELS[20:])), []),
+    "the same numbers elsewhere": ((WHOLE, TensorDataset(NUMBERS.clone(), LABELS)), []),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_samples_that_are_in_two_parts_are_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, words = SHARING[name]
+    assert loaded(monkeypatch, None, *parts).notices == tuple(f"Data: {told} samples, too." for told in words)
