@@ -3,14 +3,16 @@
 trainer = Trainer(..., callbacks=[largebatch.transformers.Callback(dataset="my-text", metric=largebatch.Metric("loss", "lower"))])
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.recorder.batches import num_samples_of, samples_of_epoch
+from largebatch.jobs.recorder.batches import BatchSamples, begins_whole, largest_share, samples_of_epoch
 from largebatch.jobs.recorder.micro_batch_noise import MicroBatch
 from largebatch.jobs.recorder.recorder import Recorder
 from largebatch.jobs.run.records import Outcome
@@ -23,7 +25,8 @@ except ImportError as error:
 
 EVALUATED = "eval_"
 """Begins the names of what an evaluation gave."""
-ASIDE = {"runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "epoch"}
+RUNTIME = "runtime"
+ASIDE = {RUNTIME, "samples_per_second", "steps_per_second", "model_preparation_time", "epoch"}
 """What transformers puts among them that is no score."""
 NO_TARGET = -100
 """The label of what does not count in a loss."""
@@ -41,23 +44,37 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         metric: what the run is judged by, by the name that evaluation gives it without its `eval_`, such as loss.
         model: its name; None: its class.
         seed: None: the Trainer's.
+        global_batch_size: None: the Trainer's batch, times accumulation, times processes.
         num_train_samples: None: the length of the training data.
+        num_samples: of what the model is called with, by name; None: the length of its first tensor, which must be the Trainer's batch.
         options: as of `largebatch.Recorder`: target, settings, noise_every_steps, evaluated_on, name, output_dir, learning_rate ...
     Raises: InputError for what cannot be recorded, when training starts.
     """
 
     def __init__(
-        self, *, dataset: str, metric: Metric, model: str | None = None, seed: int | None = None, num_train_samples: int | None = None, **options: Any
+        self,
+        *,
+        dataset: str,
+        metric: Metric,
+        model: str | None = None,
+        seed: int | None = None,
+        global_batch_size: int | None = None,
+        num_train_samples: int | None = None,
+        num_samples: Callable[[Mapping[str, Any]], int] | None = None,
+        **options: Any,
     ) -> None:
         self._dataset, self._metric, self._model, self._seed = dataset, metric, model, seed
-        self._num_train_samples, self._options = num_train_samples, options
+        self._global_batch_size, self._num_train_samples, self._num_samples = global_batch_size, num_train_samples, num_samples
+        self._options = options
         self.recorder: Recorder | None = None
         """Of the last training."""
-        self._samples = self._pass_samples = 0
+        self._samples = self._pass_samples = self._in_pass = 0
+        self._evaluation_s = 0.0
         self._passes_again = False
         self._step_samples: int | None = None
         self._other_names: set[str] | None = None
         self._passes: list[_Pass] = []
+        self._hooks: list[RemovableHandle] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin a run. Raises: InputError."""
@@ -67,21 +84,28 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         if args.n_gpu > 1:
             problem = f"one process drives {args.n_gpu} GPUs, and what each of them reads is not told."
             raise InputError("n_gpu", problem, "Start one process for each: torchrun --nproc-per-node=N.")
+        self._let_go()  # of a training that an exception ended, which no callback is told
         model, optimizer, loader = kwargs["model"], kwargs["optimizer"], kwargs["train_dataloader"]
+        size = state.train_batch_size or args.train_batch_size  # auto_find_batch_size tries others than the argument
+        share = largest_share(loader, size, args.gradient_accumulation_steps, args.world_size)
         self.recorder = Recorder(
             model=self._model or type(model).__name__,
             dataset=self._dataset,
             optimizer=getattr(optimizer, "optimizer", optimizer),  # accelerate wraps it
-            global_batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            global_batch_size=self._global_batch_size or share * args.world_size,
             num_train_samples=samples_of_epoch(loader, self._num_train_samples),
-            micro_batch_size=args.train_batch_size,
+            micro_batch_size=size,
             seed=args.seed if self._seed is None else self._seed,
             metric=self._metric,
             **{"trainer": "transformers", **self._options},
         )
         self._samples, self._pass_samples, self._passes_again, self._step_samples, self._other_names = 0, 0, False, None, None
-        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
-        self._loss_hook = model.register_forward_hook(self._listen, with_kwargs=True)
+        self._evaluation_s = 0.0
+        self._batches = BatchSamples(self._num_samples, size, begins_whole(loader))
+        self._hooks = [
+            model.register_forward_pre_hook(self._count, with_kwargs=True),
+            model.register_forward_hook(self._listen, with_kwargs=True),
+        ]
         self._accumulates, self._passes = args.gradient_accumulation_steps > 1, []
         self.recorder.begin()
 
@@ -134,10 +158,12 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         self._finish_step()
         self.recorder.stop_clock(to_mark=True)
         told = {name.removeprefix(EVALUATED): value for name, value in (metrics or {}).items() if isinstance(value, int | float)}
-        scores = {name: float(value) for name, value in told.items() if name not in ASIDE}
+        of_set = next((name.removesuffix(RUNTIME) for name in told if name.endswith(RUNTIME)), "")  # of several sets its name begins all names
+        scores = {name: float(value) for name, value in told.items() if name.removeprefix(of_set) not in ASIDE}
+        self._evaluation_s += float(told.get(of_set + RUNTIME, 0.0))
         if self._metric.name in scores:
-            self.recorder.evaluation(scores, float(told.get("runtime", 0.0)))
-            self._other_names = set()
+            self.recorder.evaluation(scores, self._evaluation_s)
+            self._other_names, self._evaluation_s = set(), 0.0
         elif self._other_names != set():
             self._other_names = {*(self._other_names or ()), *scores}
 
@@ -165,7 +191,9 @@ class Callback(TrainerCallback):  # type: ignore[misc]
                     "Each micro-batch passes through the model several times; its samples are counted once, as the largest pass has them."
                 )
                 self._running().micro_batch_noise.refuse("a micro-batch passes through the model several times")
-            self._pass_samples = max(self._pass_samples, num_samples_of([*inputs, named]))
+            with self._ending_a_refused_run():
+                self._in_pass = self._batches.of(named or [*inputs])
+            self._pass_samples = max(self._pass_samples, self._in_pass)
 
     def _count_micro_batch(self) -> None:
         """It has been passed backward."""
@@ -175,7 +203,7 @@ class Callback(TrainerCallback):  # type: ignore[misc]
         """Measure the gradient of a micro-batch that is one of several, and what the Trainer multiplies its loss by."""
         noise = self._running().micro_batch_noise
         if self._accumulates and noise.is_due and model.training and torch.is_grad_enabled():
-            self._passes.append(_Pass(num_samples_of([*inputs, named]), named, outputs))
+            self._passes.append(_Pass(self._in_pass, named, outputs))
             noise.begin()
 
     def _end_pass(self) -> None:
@@ -189,20 +217,36 @@ class Callback(TrainerCallback):  # type: ignore[misc]
     def _finish_step(self, loss: float | None = None, gradient_norm: float | None = None) -> None:
         if self.recorder is not None and self._step_samples is not None:
             number, self._step_samples = self._step_samples, None
-            self.recorder.step(loss, number, gradient_norm=gradient_norm)
+            with self._ending_a_refused_run():
+                self.recorder.step(loss, number, gradient_norm=gradient_norm)
 
     def _refuse_other_names(self) -> None:
         if self._other_names:
             problem = f"no evaluation gave {EVALUATED}{self._metric.name}, which the run is judged by."
-            error = InputError("metric", problem, f"They gave {', '.join(sorted(EVALUATED + name for name in self._other_names))}.")
+            with self._ending_a_refused_run():
+                raise InputError("metric", problem, f"They gave {', '.join(sorted(EVALUATED + name for name in self._other_names))}.")
+
+    @contextmanager
+    def _ending_a_refused_run(self) -> Iterator[None]:
+        """Write down why, which the Trainer tells no callback."""
+        try:
+            yield
+        except InputError as error:
             self._end(Outcome.FAILED, str(error))
-            raise error
+            raise
 
     def _end(self, outcome: Outcome | None = None, reason: str = "") -> None:
-        self._hook.remove()
-        self._loss_hook.remove()
+        self._let_go()
         if self.recorder is not None:
             self.recorder.end(outcome, reason)
+
+    def _let_go(self) -> None:
+        """Of the model and its parameters."""
+        if self.recorder is not None:
+            self.recorder.micro_batch_noise.close()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
 
 class _Pass:

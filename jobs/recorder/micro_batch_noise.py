@@ -219,3 +219,8 @@ def _sum(squared_norms: dict[int, Tensor]) -> Tensor:
 def number_of(value: float | Tensor) -> float:
     """A number on the host."""
     return float(value.detach() if isinstance(value, Tensor) else value)
+
+
+def finite_number_of(value: float | Tensor | None) -> float | None:
+    """The same; None for what is none or not finite."""
+    return None if value is None or not math.isfinite(number := number_of(value)) else number

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 RATES = ("max_lr", "initial_lr", "lr")
 """What parameter groups call a learning rate; schedules of torch leave the first two."""
@@ -12,19 +13,45 @@ BY_GROUP = "by_group"
 """Options that differ between parameter groups, each with the groups' values."""
 
 
+class RateOfSteps:
+    """The learning rate of each step, taken as it begins: a schedule may change it before the loop says that the step is done."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._rate: float | None = None
+        self._hook: RemovableHandle | None = None
+
+    def begin(self) -> None:
+        """Listen to the optimizer from here on."""
+        self._hook = self._optimizer.register_step_pre_hook(self._keep)
+
+    def take(self) -> float:
+        """The rate of the step just done; the optimizer's own now where that was not called."""
+        rate, self._rate = self._rate, None
+        return float(self._optimizer.param_groups[0]["lr"]) if rate is None else rate
+
+    def end(self) -> None:
+        """Listen no longer."""
+        if self._hook is not None:
+            self._hook.remove()
+
+    def _keep(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._rate = float(optimizer.param_groups[0]["lr"])
+
+
 def describe_optimizer(optimizer: Optimizer, name: str | None = None) -> dict[str, Any]:
     """Its name and options: of several parameter groups the first one's, and what differs between them under `by_group`.
 
     Args: name: what to call it; None: its class, in small letters, so that torch's SGD and AdamW are sgd and adamw, as they are in recipes.
     """
     groups = [_options(group) for group in optimizer.param_groups]
-    first_rate = peak_learning_rate(optimizer)
-    factors = [_peak(group) / first_rate for group in optimizer.param_groups]
+    rates = [_peak(group) for group in optimizer.param_groups]
     differing: dict[str, list[Any]] = {
         option: [group.get(option) for group in groups] for option in groups[0] if any(group.get(option) != groups[0][option] for group in groups)
     }
-    if any(factor != 1.0 for factor in factors):
-        differing["learning_rate_factor"] = factors
+    if any(rate != rates[0] for rate in rates):
+        # Of a first group that stands still, the others' rates are no multiples.
+        differing |= {"learning_rate_factor": [rate / rates[0] for rate in rates]} if rates[0] else {"learning_rate": [*rates]}
     return {"name": name or type(optimizer).__name__.lower(), **groups[0], **({BY_GROUP: differing} if differing else {})}
 
 

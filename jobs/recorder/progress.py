@@ -29,6 +29,10 @@ class RecordedProgress:
     has_diverged: bool = False
     has_been_above: bool = False
     """Whether it was said that a rate is above the run's own."""
+    has_been_larger: bool = False
+    """Whether it was said that a step is larger than the run's batch."""
+    has_differed: bool = False
+    """Whether it was said that ranks have other scores."""
 
     @property
     def headline(self) -> Headline:
@@ -52,6 +56,21 @@ class RecordedProgress:
         self.step += 1
         self.uncounted_samples += num_samples
 
+    def check_first_step(self, num_samples: int, global_batch_size: int) -> None:
+        """Raise InputError where the batch that a person named is another than what its loop does, such as a micro-batch.
+
+        A batch that varies, or that the data set cannot fill, is within a factor of two; accumulation, ranks and steps are told apart by whole ones.
+        """
+        if 2 * num_samples <= global_batch_size or num_samples >= 2 * global_batch_size:
+            problem = f"is {global_batch_size}, and the first step has {num_samples} samples, over all ranks and micro-batches."
+            raise InputError("global_batch_size", problem, "Give what one optimizer step reads, and call recorder.step once for each.")
+
+    def is_larger(self, num_samples: int, global_batch_size: int) -> bool:
+        """Whether a step is larger than the run's batch, for the first time."""
+        is_first = not self.has_been_larger and num_samples > global_batch_size
+        self.has_been_larger = self.has_been_larger or is_first
+        return is_first
+
     def take_samples(self, num_samples: int) -> None:
         """Count what all ranks have read since they last added it up."""
         self.samples_seen += num_samples
@@ -69,6 +88,12 @@ class RecordedProgress:
         """Whether a rate is above the run's own, for the first time; schedules round."""
         is_first = not self.has_been_above and rate > base and not math.isclose(rate, base, rel_tol=1e-6)
         self.has_been_above = self.has_been_above or is_first
+        return is_first
+
+    def is_other(self, differs: bool) -> bool:
+        """Whether ranks have other scores, for the first time."""
+        is_first = differs and not self.has_differed
+        self.has_differed = self.has_differed or is_first
         return is_first
 
     @property

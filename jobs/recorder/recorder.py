@@ -24,9 +24,10 @@ from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.noise_scale import NoiseSums
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise, number_of
-from largebatch.jobs.recorder.optimizer import describe_optimizer, peak_learning_rate
+from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise, finite_number_of, number_of
+from largebatch.jobs.recorder.optimizer import RateOfSteps, describe_optimizer, peak_learning_rate
 from largebatch.jobs.recorder.progress import RecordedProgress
+from largebatch.jobs.recorder.scores import differ_in, of_first_rank
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal, NoJournal
 from largebatch.jobs.run.records import FAILED, EndRecord, EvalRecord, NoticeRecord, Outcome, RunSummary, StartRecord, StepRecord
@@ -129,13 +130,12 @@ class Recorder:
         share = math.ceil(global_batch_size / self.ranks.world_size)
         self._micro_batch_size = min(micro_batch_size or share, share)
         self._num_micro_batches = math.ceil(share / self._micro_batch_size)
-        self._output_dir, self._optimizer = Path(output_dir), optimizer
+        self._output_dir, self._rates = Path(output_dir), RateOfSteps(optimizer)
         self._evaluated_on: Any = evaluated_on
         self._clock, self._noise = Clock(self.device), NoiseSums()
         self.micro_batch_noise = MicroBatchNoise(optimizer, noise_every_steps, self.ranks.world_size, self.notice)
         self._progress = RecordedProgress(num_train_samples, metric, None if target is None else float(target), tokens_per_sample)
         self._journal: Journal | None = None
-        self._rate_of_step: float | None = None
         self._loop: object | None = None
         self._marked_s = 0.0
         self.summary: RunSummary | None = None
@@ -171,7 +171,7 @@ class Recorder:
         if self._journal is not None or self.summary is not None:
             raise InputError("recorder", "has recorded a run already.", "Make a new one for each run.")
         self._clock = Clock(self.device)
-        self._hook = self._optimizer.register_step_pre_hook(self._take_rate)
+        self._rates.begin()
         if not self.ranks.is_first:
             self._journal, self._run_dir = NoJournal(), self._output_dir
             return
@@ -277,6 +277,8 @@ class Recorder:
             raise InputError("step", "the training clock does not run.", "Read the batches through recorder.training(loader), and step inside of it.")
         rate = self._learning_rate()
         progress.count_step(num_samples)
+        if progress.step == 1:
+            progress.check_first_step(round(self.ranks.sum_numbers(num_samples)[0]), self.spec.batch.global_batch_size)
         measured = self.micro_batch_noise.take(num_samples)
         noise = measured if noise is None else noise
         if noise is not None:
@@ -286,6 +288,8 @@ class Recorder:
         weighted, in_step, uncounted = self.ranks.sum_numbers(number_of(loss) * num_samples, num_samples, progress.uncounted_samples)
         progress.take_samples(round(uncounted))
         mean_loss = weighted / in_step
+        if progress.is_larger(round(in_step), batch := self.spec.batch.global_batch_size):
+            self.notice(f"Step {progress.step} has {in_step:.0f} samples, above the {batch} that the run is known by.")
         if not math.isfinite(mean_loss):
             self._diverge(f"the loss is {mean_loss} at step {progress.step}")
             return
@@ -294,7 +298,7 @@ class Recorder:
             StepRecord(
                 step=progress.step, epoch=progress.epoch, samples_seen=progress.samples_seen, tokens_seen=progress.tokens_seen,
                 global_batch_size=round(in_step), loss=mean_loss, learning_rate=rate,
-                gradient_norm=_finite(gradient_norm), covariance_trace=trace, gradient_norm_squared=squared_norm,
+                gradient_norm=finite_number_of(gradient_norm), covariance_trace=trace, gradient_norm_squared=squared_norm,
                 training_seconds=self._clock.read_training_s(),
             )
         )  # fmt: skip
@@ -308,15 +312,19 @@ class Recorder:
         journal, progress, metric = self._begun(), self._progress, self._progress.metric
         if progress.has_diverged:
             return
-        progress.take_samples(round(self.ranks.sum_numbers(progress.uncounted_samples)[0]))
         values = {name: number_of(score) for name, score in scores.items()}
         if metric.name not in values:
             hint = f"It got {', '.join(sorted(values)) or 'nothing'}; say metric=largebatch.Metric(...) when the recorder is made."
             raise InputError("evaluation", f"has no {metric.name}, which the run is judged by.", hint)
+        progress.take_samples(round(self.ranks.sum_numbers(progress.uncounted_samples)[0]))
+        own = values[metric.name]
+        values |= of_first_rank(self.ranks, {name: values[name] for name in sorted({"loss", metric.name} & values.keys())})
         for name in dict.fromkeys(("loss", metric.name)):
             if not math.isfinite(values.get(name, 0.0)):
                 self._diverge(f"the {self._evaluated_on} {name} is {values[name]} after step {progress.step}")
                 return
+        if progress.is_other(differ_in(self.ranks, own)):
+            self.notice(f"The processes' {metric.name} differ, such as after step {progress.step}: that of the first of them is recorded.")
         self._clock.evaluation_s += seconds
         training_s = self._clock.read_training_s()
         progress.judge(values[metric.name], training_s)
@@ -332,7 +340,7 @@ class Recorder:
         """Write the summary. Args: outcome: None: as the target says; reason: of a run that failed."""
         journal, progress = self._begun(), self._progress
         self._clock.stop_training()
-        self._hook.remove()
+        self._rates.end()
         self.micro_batch_noise.close()
         if self.ranks.world_size == 1:
             progress.take_samples(progress.uncounted_samples)
@@ -373,14 +381,9 @@ class Recorder:
             raise InputError("recorder", f"{state}.", "Use it inside of: with recorder.")
         return self._journal
 
-    def _take_rate(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Keep the rate of the step that begins: a schedule may change it before the loop says that the step is done."""
-        self._rate_of_step = float(optimizer.param_groups[0]["lr"])
-
     def _learning_rate(self) -> float:
         """The rate of the step just done; says once where it is above what the run is known by."""
-        rate = float(self._optimizer.param_groups[0]["lr"]) if self._rate_of_step is None else self._rate_of_step
-        self._rate_of_step = None
+        rate = self._rates.take()
         base = self.spec.learning_rate.base
         if self._progress.is_above(rate, base):
             self.notice(f"The learning rate is {rate:g}, above the {base:g} that the run is known by: say its peak when the recorder is made.")
@@ -390,7 +393,3 @@ class Recorder:
         self._progress.has_diverged = True
         self.micro_batch_noise.close()
         self.notice(f"Diverged: {problem}. The recording ends here.")
-
-
-def _finite(value: float | Tensor | None) -> float | None:
-    return None if value is None or not math.isfinite(number := number_of(value)) else number

@@ -1,11 +1,13 @@
 """`largebatch.lightning.Callback` with Lightning's own Trainer."""
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import Forked
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -119,3 +121,159 @@ def test_what_cannot_be_recorded_is_refused(loader: Any, metric: largebatch.Metr
     )  # fmt: skip
     with pytest.raises(InputError, match=sentence):
         trainer.fit(Net(), loader, DataLoader(data(9), 9))
+
+
+def trained(
+    net: Any, folder: Path, loader: Any, *others: Any, metric: largebatch.Metric = SCORE, num_samples: Any = None, **given: Any
+) -> largebatch.Run:
+    """The run that one epoch leaves."""
+    callback = largebatch.lightning.Callback(dataset="drawn", metric=metric, output_dir=folder, num_samples=num_samples)
+    trainer = lightning.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        callbacks=[callback, *others], **{"max_epochs": 1, **given},
+    )  # fmt: skip
+    trainer.fit(net, loader, DataLoader(data(9), 9))
+    return largebatch.load_run(callback.recorder.run_dir)
+
+
+class OptimisesByItself(Net):
+    """Past Lightning, so that its count of steps stays 0; several times in each training step, or every so many."""
+
+    def __init__(self, num_steps: int = 1, every: int = 1) -> None:
+        super().__init__()
+        self.automatic_optimization, self.num_steps, self.every = False, num_steps, every
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        sgd = self.optimizers(use_pl_optimizer=False)
+        for _ in range(self.num_steps):
+            loss = super().training_step(batch, number)
+            self.manual_backward(loss)
+            if (number + 1) % self.every == 0:
+                sgd.step()
+                sgd.zero_grad()
+        return loss
+
+
+def test_steps_are_counted_where_a_module_optimises_past_lightning(tmp_path: Path) -> None:
+    run = trained(OptimisesByItself(), tmp_path, DataLoader(data(20), 8))
+    assert [(step.global_batch_size, step.samples_seen) for step in run.steps] == [(8, 8), (8, 16), (4, 20)]
+    with pytest.raises(InputError, match="optimizer: took 2 steps in one training_step"):
+        trained(OptimisesByItself(num_steps=2), tmp_path, DataLoader(data(20), 8))
+    with pytest.raises(InputError, match="global_batch_size: is 8, and the first step has 24 samples"):
+        trained(OptimisesByItself(every=3), tmp_path, DataLoader(data(24), 8))
+    unseen = trained(OptimisesByItself(every=9), tmp_path, DataLoader(data(24), 8))
+    assert unseen.summary is not None
+    assert unseen.summary.outcome == "failed"
+
+
+def test_accumulation_is_that_of_the_steps(tmp_path: Path) -> None:
+    schedule = lightning.pytorch.callbacks.GradientAccumulationScheduler
+    run = trained(Net(), tmp_path, DataLoader(data(48), 8), schedule({0: 3}))
+    assert run.summary is not None
+    assert (run.summary.global_batch_size, run.summary.gradient_accumulation_steps, run.summary.steps) == (24, 3, 2)
+    assert all(step.covariance_trace is not None for step in run.steps)
+    with pytest.raises(InputError, match="accumulate_grad_batches: changes from epoch to epoch"):
+        trained(Net(), tmp_path, DataLoader(data(48), 8), schedule({0: 3, 1: 2}))
+
+
+def test_an_epoch_that_ends_before_its_step_is_the_batch(tmp_path: Path) -> None:
+    for given in ({"accumulate_grad_batches": 8}, {"accumulate_grad_batches": 8, "limit_train_batches": 2}):
+        run = trained(Net(), tmp_path, DataLoader(data(20), 8), **given)
+        assert run.summary is not None
+        read = 16 if "limit_train_batches" in given else 20
+        assert (run.summary.global_batch_size, run.summary.micro_batch_size, run.steps[0].global_batch_size) == (read, 8, read)
+
+
+class Pictures(Net):
+    """As detection has them: a tuple of pictures of their own sizes, and one of labels."""
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        pictures, labels = batch
+        return super().training_step((torch.stack([picture.flatten()[:4] for picture in pictures]), torch.stack(labels)), number)
+
+
+def test_a_batch_whose_first_tensor_is_one_sample_is_refused(tmp_path: Path) -> None:
+    pictures = [(torch.ones(3, 2 + number % 3, 4), torch.tensor(number % 3)) for number in range(20)]
+    loader = DataLoader(pictures, 8, collate_fn=lambda samples: tuple(zip(*samples, strict=True)))
+    with pytest.raises(InputError, match=r"num_samples: of a batch would be 3, .* the loader's batches are of 8"):
+        trained(Pictures(), tmp_path, loader)
+    run = trained(Pictures(), tmp_path, loader, num_samples=lambda batch: len(batch[1]))
+    assert [step.global_batch_size for step in run.steps] == [8, 8, 4]
+
+
+class LogsMore(Net):
+    """Logs a loss of training, and another score in the first validation alone."""
+
+    def training_step(self, batch: Any, number: int) -> torch.Tensor:
+        loss = super().training_step(batch, number)
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, number: int) -> None:
+        super().validation_step(batch, number)
+        if self.trainer.current_epoch == 0:
+            self.log("rare", 0.5)
+
+
+def test_scores_are_those_that_validation_logged(tmp_path: Path) -> None:
+    run = trained(LogsMore(), tmp_path, DataLoader(data(20), 8), max_epochs=2)
+    assert [at.scores.keys() for at in run.evaluations] == [{"val_loss", "rare"}, {"val_loss"}]
+    rare = trained(LogsMore(), tmp_path, DataLoader(data(20), 8), metric=largebatch.Metric("rare", "higher"), max_epochs=2)
+    assert [(at.step, at.score) for at in rare.evaluations] == [(3, 0.5)]
+    with pytest.raises(InputError, match="evaluation: has no loss"):
+        trained(LogsMore(), tmp_path, DataLoader(data(20), 8), metric=largebatch.Metric("loss", "lower"))
+
+
+PROGRAM = """
+import sys
+import lightning, torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+import largebatch
+from largebatch.lightning import Callback
+
+class Net(lightning.LightningModule):
+    def __init__(self, whole):
+        super().__init__()
+        self.layer, self.whole = nn.Linear(1, 1), whole
+    def training_step(self, batch, number):
+        return self.layer(batch[0]).square().mean()
+    def validation_step(self, batch, number):
+        self.log("val_loss", batch[0].mean(), sync_dist=self.whole)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+def fit(whole):
+    callback = Callback(dataset="drawn", metric=largebatch.Metric("val_loss", "lower"), output_dir=sys.argv[1])
+    trainer = lightning.Trainer(
+        max_epochs=1, accelerator="cpu", devices=2, strategy="ddp", accumulate_grad_batches=2, callbacks=[callback], logger=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, num_sanity_val_steps=0,
+    )
+    samples = TensorDataset(torch.arange(44.0).unsqueeze(1))
+    trainer.fit(Net(whole), DataLoader(samples, 4), DataLoader(samples, 22))
+
+fit(True)
+try:
+    fit(False)
+except largebatch.jobs.errors.InputError as error:
+    print(error)
+"""
+
+
+def test_two_processes_write_one_run_of_the_global_batch(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+    ranks = [Forked("-c", PROGRAM, tmp_path, folder=tmp_path, LOCAL_RANK=str(rank), **meet) for rank in (0, 1)]
+    said = [rank.communicate(timeout=180) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    of_whole, of_parts = sorted(
+        (largebatch.load_run(folder) for folder in tmp_path.iterdir() if folder.is_dir()), key=lambda run: run.summary.outcome
+    )
+    # 22 samples a rank in micro-batches of 4, 4 | 4, 4 | 4, 2: three steps.
+    assert [step.global_batch_size for step in of_whole.steps] == [16, 16, 12]
+    assert (of_whole.summary.world_size, of_whole.summary.global_batch_size, of_whole.summary.samples_seen) == (2, 16, 44)
+    assert of_whole.evaluations[0].score == 21.5  # the mean of 0 to 43
+    # The sampler hands each rank every second sample: means of 21 and 22.
+    assert of_parts.summary.outcome == "failed"
+    assert ["evaluation: of val_loss is of each process's own part of the data, 2" in out for out, _ in said] == [True, True], said

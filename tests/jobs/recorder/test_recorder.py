@@ -260,3 +260,61 @@ def test_a_recorder_is_used_as_it_is_meant(tmp_path: Path) -> None:
         recording.step(1.0, 8)
     with pytest.raises(InputError, match="has recorded a run already"):
         recording.begin()
+
+
+@pytest.mark.parametrize(("batch", "read"), [(8, 16), (8, 4), (8, 64)])
+def test_a_batch_that_the_first_step_contradicts_is_refused(batch: int, read: int, tmp_path: Path) -> None:
+    def records() -> None:
+        with recorder(tmp_path, global_batch_size=batch) as recording:
+            for _ in recording.training(range(3)):
+                recording.step(None, read)
+
+    with pytest.raises(InputError, match=f"global_batch_size: is {batch}, and the first step has {read} samples"):
+        records()
+    (run_dir,) = tmp_path.iterdir()
+    summary = largebatch.load_run(run_dir).summary
+    assert summary is not None
+    assert summary.outcome is Outcome.FAILED
+
+
+def test_a_batch_that_grows_is_said_once(tmp_path: Path) -> None:
+    with recorder(tmp_path) as recording:
+        for size in recording.training((7, 5, 12, 13)):  # such as of token sequences, sorted by length
+            recording.step(1.0, size)
+    assert notices(recording.run_dir)[1:] == ["Step 3 has 12 samples, above the 8 that the run is known by."]
+
+
+def test_a_first_group_that_stands_still_has_rates_beside(tmp_path: Path) -> None:
+    layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
+    sgd = torch.optim.SGD([{"params": layers[0].parameters(), "lr": 0.0}, {"params": layers[1].parameters()}], lr=0.1)
+    with pytest.raises(SpecError, match=r"learning_rate.base: must be above 0"):
+        recorder(tmp_path, optimizer=sgd)
+    assert recorder(tmp_path, optimizer=sgd, learning_rate=0.1).spec.optimizer["by_group"] == {"learning_rate": [0.0, 0.1]}
+
+
+def test_all_ranks_go_by_the_scores_of_the_first(tmp_path: Path) -> None:
+    """One whose own score is not finite, or meets the target, does neither alone: the others would wait for it."""
+    program = (
+        "import sys, torch, largebatch\n"
+        "rank = int(sys.argv[2])\n"
+        "torch.distributed.init_process_group('gloo', init_method=f'file://{sys.argv[1]}/meet', rank=rank, world_size=2)\n"
+        "sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)\n"
+        "said = {'model': 'net', 'dataset': 'data', 'global_batch_size': 8, 'num_train_samples': 16, 'target': 0.5}\n"
+        "recording = largebatch.Recorder(optimizer=sgd, output_dir=sys.argv[1] + '/runs', **said)\n"
+        "reached = []\n"
+        "with recording:\n"
+        "    for score in ((0.25, 0.75), (0.375, float('nan')), (0.625, 0.625)):\n"
+        "        for number in recording.training(range(1)):\n"
+        "            recording.step(1.0, 4)\n"
+        "        recording.evaluation({'accuracy': score[rank], 'loss': score[rank]})\n"
+        "        reached.append(recording.has_reached_target)\n"
+        "print(reached)\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    ranks = [Forked("-c", program, tmp_path, rank) for rank in (0, 1)]
+    said = [rank.communicate(timeout=120) for rank in ranks]
+    assert [out for out, _ in said] == ["[False, False, True]\n"] * 2, said
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    run = largebatch.load_run(run_dir)
+    assert [(at.step, at.samples_seen, at.score) for at in run.evaluations] == [(1, 8, 0.25), (2, 16, 0.375), (3, 24, 0.625)]
+    assert notices(run_dir)[1:] == ["The processes' accuracy differ, such as after step 1: that of the first of them is recorded."]
