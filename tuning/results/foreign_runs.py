@@ -5,6 +5,7 @@ data and everything else is; nothing is known of its noise, its device or its da
 """
 
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +18,8 @@ from largebatch.tuning.results.run_result import Evaluation, RunResult
 
 FINISHED = "FINISHED"
 """MLflow's status of a run that came to its end."""
+NOT_SET = "None"
+"""How MLflow writes a parameter that Python has as None."""
 UNKNOWN = "a device that MLflow does not know"
 
 
@@ -99,18 +102,21 @@ def _read(client: Any, run: Any, names: MlflowNames, experiment: str) -> RunResu
     """A run's result, or why there is none."""
     params = run.data.params
     try:
-        batch, rate = round(float(params[names.batch])), float(params[names.learning_rate])
-        per_epoch = float(params[names.train_samples]) if isinstance(names.train_samples, str) else names.train_samples
-        seed = 0 if names.seed is None else round(float(params.get(names.seed, 0)))
+        batch, rate = _whole(params[names.batch]), float(params[names.learning_rate])
+        per_epoch = _whole(params[names.train_samples]) if isinstance(names.train_samples, str) else names.train_samples
+        seed = 0 if params.get(names.seed, NOT_SET) == NOT_SET else _whole(params[names.seed])
     except KeyError as missing:
         return f"have no parameter {missing.args[0]}"
     except ValueError as error:
         return f"say what is no number: {error}"
-    if batch < 1:
-        return f"have a {names.batch} below 1"
-    curve, diverges = _curve(client, run, names, batch, per_epoch)
-    if not curve:
-        return f"have no {names.metric}"
+    if batch < 1 or per_epoch < 1:
+        return f"have a {names.batch if batch < 1 else names.train_samples} below 1"
+    if not 0 < rate < math.inf:
+        return f"have a {names.learning_rate} of {rate:g}"
+    read = _curve(client, run, names, batch, per_epoch)
+    if isinstance(read, str):
+        return read
+    curve, diverges = read
     metric = Metric(names.metric, names.better)
     fields: dict[str, Any] = {
         "name": run.info.run_name or run.info.run_id,
@@ -128,6 +134,22 @@ def _read(client: Any, run: Any, names: MlflowNames, experiment: str) -> RunResu
     return RunResult.of(fields, summary, curve, UNKNOWN, rate)
 
 
+def _whole(text: str) -> int:
+    """A whole number, also one that is written as 64.0. Raises: ValueError."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+    if not number.is_integer():
+        raise ValueError(f"{text} is not whole")
+    return int(number)
+
+
+def _is_finite(value: float) -> bool:
+    """MLflow's databases keep the largest float in the place of an infinite one."""
+    return math.isfinite(value) and abs(value) < sys.float_info.max
+
+
 def _number(text: str | None) -> float | None:
     try:
         return None if text is None else float(text)
@@ -135,26 +157,38 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def _curve(client: Any, run: Any, names: MlflowNames, batch: int, per_epoch: float) -> tuple[tuple[Evaluation, ...], bool]:
-    """A run's evaluations up to the first that is no finite number, and whether there is one."""
-    history = sorted(client.get_metric_history(run.info.run_id, names.metric), key=lambda at: (at.step, at.timestamp))
-    seconds = {}
-    if names.seconds is not None:
-        seconds = {at.step: at.value for at in client.get_metric_history(run.info.run_id, names.seconds)}
+def _curve(client: Any, run: Any, names: MlflowNames, batch: int, per_epoch: int) -> tuple[tuple[Evaluation, ...], bool] | str:
+    """A run's evaluations up to the first that is no finite number, and whether there is one; or why there are none."""
+    history, clock = _history(client, run, names.metric), _history(client, run, names.seconds) if names.seconds is not None else []
+    if not history:
+        return f"have no {names.metric}"
+    if len(history) > 1 and history[0].step == history[-1].step:
+        return f"log {names.metric} several times at step {history[0].step} and at no other (log_metric has a step)"
+    seconds = {at.step: at.value for at in clock if _is_finite(at.value)}
     per_count = {"steps": batch, "samples": 1}.get(names.counts, per_epoch)
-    evaluations: dict[int, Evaluation] = {}
+    evaluations, diverges = dict[int, Evaluation](), False
     for at in history:
-        if not math.isfinite(at.value):
-            return tuple(evaluations.values()), True
-        samples = round((at.step + (names.counts == "epochs from 0")) * per_count)
-        elapsed = (at.timestamp - run.info.start_time) / 1000 if names.seconds is None else seconds.get(at.step)
-        if elapsed is not None:
-            evaluations[at.step] = Evaluation(math.ceil(samples / batch), samples, elapsed, at.value)
-    return tuple(evaluations.values()), False
+        if not _is_finite(at.value):
+            diverges = True
+            break
+        samples = max(0, (at.step + (names.counts == "epochs from 0")) * per_count)
+        elapsed = (at.timestamp - run.info.start_time) / 1000 if names.seconds is None else seconds.get(at.step, None if samples else 0.0)
+        if elapsed is None:
+            return f"log {names.metric} at steps such as {at.step}, where they log no {names.seconds}"
+        evaluations[at.step] = Evaluation(math.ceil(samples / batch), samples, elapsed, at.value)
+    curve = tuple(evaluations.values())
+    if not curve:
+        return f"have no finite {names.metric}"
+    return (curve, diverges) if curve[-1].samples or diverges else f"log {names.metric} before the first step alone"
+
+
+def _history(client: Any, run: Any, metric: str) -> list[Any]:
+    """What was logged, by step; of one step the last is the one that holds."""
+    return sorted(client.get_metric_history(run.info.run_id, metric), key=lambda at: (at.step, at.timestamp))
 
 
 def _summary(
-    name: str, run_id: str, names: MlflowNames, metric: Metric, batch: int, per_epoch: float, curve: tuple[Evaluation, ...], diverges: bool
+    name: str, run_id: str, names: MlflowNames, metric: Metric, batch: int, per_epoch: int, curve: tuple[Evaluation, ...], diverges: bool
 ) -> RunSummary:
     """What a run of ours would have written at its end, as far as it is known."""
     last = curve[-1]

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from small_runs import ROOT
 
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.service.cli.answer.mlflow_names import asking_once
+from largebatch.tuning.results.collect import Collected, collect_experiment
 from largebatch.tuning.results.foreign_runs import ForeignRuns, MlflowNames
 
 TRAIN_SAMPLES = 1024
@@ -137,3 +139,55 @@ def test_where_ours_are_there_others_are_left_out_unless_they_are_asked_for(tmp_
     assert asking_once(None)(runs) is None
     with pytest.raises(SpecError, match=r"names\.yaml is not there"):
         asking_once(Path("names.yaml"))(runs)
+
+
+Points = list[tuple[float, int, float]]
+"""Value, step, seconds since the run began."""
+USUAL: Points = [(0.5, 10, 10.0), (0.9, 20, 20.0)]
+READ_AS: dict[str, Any] = {"batch": "bs", "learning_rate": "lr", "metric": "val", "better": "higher", "counts": "steps", "train_samples": 100}
+
+
+def read_back(folder: Path, params: dict[str, str], metrics: dict[str, Points], **names: Any) -> Collected:
+    """What is read of an experiment with one run."""
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    run_id = client.create_run(client.create_experiment("nets"), start_time=BEGAN_MS).info.run_id
+    logged = [Metric(name, value, BEGAN_MS + round(1000 * seconds), step) for name, points in metrics.items() for value, step, seconds in points]
+    client.log_batch(run_id, logged, [Param(name, value) for name, value in {"bs": "32", "lr": "1e-3", **params}.items()])
+    client.set_terminated(run_id)
+    return collect_experiment(uri, "nets", lambda runs: MlflowNames(**{**READ_AS, **names}))
+
+
+@pytest.mark.parametrize(
+    ("params", "metrics", "names", "why"),
+    [
+        ({}, {"val": [(0.5, 0, 10.0), (0.9, 0, 20.0)]}, {}, "log val several times at step 0 and at no other (log_metric has a step)"),
+        ({}, {"val": [(0.9, 0, 20.0)]}, {}, "log val before the first step alone"),
+        ({}, {"val": USUAL, "s": [(5.0, 10, 5.0)]}, {"seconds": "s"}, "log val at steps such as 20, where they log no s"),
+        ({}, {"val": USUAL, "s": [(5.0, 10, 5.0), (math.nan, 20, 9.0)]}, {"seconds": "s"}, "log val at steps such as 20, where they log no s"),
+        ({"bs": "inf"}, {"val": USUAL}, {}, "say what is no number: inf is not whole"),
+        ({"bs": "64.5"}, {"val": USUAL}, {}, "say what is no number: 64.5 is not whole"),
+        ({"lr": "nan"}, {"val": USUAL}, {}, "have a lr of nan"),
+        ({"lr": "0"}, {"val": USUAL}, {}, "have a lr of 0"),
+        ({"n": "0"}, {"val": USUAL}, {"train_samples": "n"}, "have a n below 1"),
+    ],
+)
+def test_what_a_run_does_not_say_is_not_guessed(params: dict[str, str], metrics: dict[str, Points], names: Any, why: str, tmp_path: Path) -> None:
+    told = read_back(tmp_path, params, metrics, **names)
+    assert (told.runs, told.missing) == ([], [f"Left out: 1 run that {why}."])
+
+
+def test_a_score_that_mlflow_keeps_as_the_largest_float_diverged(tmp_path: Path) -> None:
+    (run,) = read_back(tmp_path, {"bs": "64.0", "seed": "None"}, {"val": [(0.5, 10, 10.0), (math.inf, 20, 20.0), (0.9, 30, 30.0)]}, seed="seed").runs
+    assert (run.summary.outcome, run.summary.score, run.summary.samples_seen, run.seed, run.learning_rate) == ("diverged", 0.5, 640, 0, 0.001)
+
+
+def test_seconds_are_those_of_the_step_and_none_before_the_first(tmp_path: Path) -> None:
+    points = {"val": [(0.1, 0, 1.0), (0.4, 10, 10.0), (0.5, 10, 12.0), (0.9, 20, 20.0)], "s": [(3.0, 20, 20.0), (2.0, 10, 12.0), (1.0, 10, 10.0)]}
+    (run,) = read_back(tmp_path, {"seed": "18446744073709551615"}, points, seconds="s", seed="seed").runs
+    assert [(at.step, at.samples, at.training_seconds, at.score) for at in run.evaluations] == [
+        (0, 0, 0.0, 0.1),
+        (10, 320, 2.0, 0.5),
+        (20, 640, 3.0, 0.9),
+    ]
+    assert run.seed == 2**64 - 1
