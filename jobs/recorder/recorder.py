@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from largebatch.jobs.device import device_name, environment
-from largebatch.jobs.engine.clock import Clock
 from largebatch.jobs.engine.noise_scale import NoiseSums
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.errors import InputError
+from largebatch.jobs.recorder.loop_clock import LoopClock
 from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise, finite_number_of, number_of
 from largebatch.jobs.recorder.optimizer import RateOfSteps, describe_optimizer, peak_learning_rate
 from largebatch.jobs.recorder.progress import RecordedProgress
@@ -132,12 +132,11 @@ class Recorder:
         self._num_micro_batches = math.ceil(share / self._micro_batch_size)
         self._output_dir, self._rates = Path(output_dir), RateOfSteps(optimizer)
         self._evaluated_on: Any = evaluated_on
-        self._clock, self._noise = Clock(self.device), NoiseSums()
+        self._clock, self._noise = LoopClock(self.device), NoiseSums()
         self.micro_batch_noise = MicroBatchNoise(optimizer, noise_every_steps, self.ranks.world_size, self.notice)
         self._progress = RecordedProgress(num_train_samples, metric, None if target is None else float(target), tokens_per_sample)
         self._journal: Journal | None = None
         self._loop: object | None = None
-        self._marked_s = 0.0
         self.summary: RunSummary | None = None
         """Of the run, once it has ended."""
 
@@ -170,7 +169,7 @@ class Recorder:
         """Make the run's folder and begin its journal. Raises: StorageError; InputError for a second time."""
         if self._journal is not None or self.summary is not None:
             raise InputError("recorder", "has recorded a run already.", "Make a new one for each run.")
-        self._clock = Clock(self.device)
+        self._clock = LoopClock(self.device)
         self._rates.begin()
         if not self.ranks.is_first:
             self._journal, self._run_dir = NoJournal(), self._output_dir
@@ -196,7 +195,7 @@ class Recorder:
         """The same batches; the clock runs from the first one's reading until they end, or the loop over them does."""
         self._begun()
         loop = self._loop = object()
-        self.start_clock()
+        self._clock.begin_loop()
         try:
             yield from batches
         finally:
@@ -215,24 +214,17 @@ class Recorder:
 
     def mark(self) -> None:
         """Take note of the clock, for a loop of which only the next call says whether what follows is training."""
-        self._marked_s = self._clock.read_training_s()
+        self._clock.mark()
 
     def stop_clock(self, to_mark: bool = False) -> None:
         """Count what follows no longer. Args: to_mark: nor what was since the mark; nothing to do where the clock does not run."""
-        if self._clock.trains:
-            self._clock.stop_training()
-            self._clock.training_s = self._marked_s if to_mark else self._clock.training_s
+        self._clock.stop(to_mark)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the training clock for what is inside, such as saving a checkpoint."""
-        goes_on = self._clock.trains
-        self._clock.stop_training()
-        try:
+        with self._clock.pausing():
             yield
-        finally:
-            if goes_on:
-                self._clock.start_training()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -284,6 +276,7 @@ class Recorder:
         if noise is not None:
             self._noise.add(*noise)
         if loss is None:
+            self._clock.pass_step()
             return
         weighted, in_step, uncounted = self.ranks.sum_numbers(number_of(loss) * num_samples, num_samples, progress.uncounted_samples)
         progress.take_samples(round(uncounted))
@@ -299,7 +292,7 @@ class Recorder:
                 step=progress.step, epoch=progress.epoch, samples_seen=progress.samples_seen, tokens_seen=progress.tokens_seen,
                 global_batch_size=round(in_step), loss=mean_loss, learning_rate=rate,
                 gradient_norm=finite_number_of(gradient_norm), covariance_trace=trace, gradient_norm_squared=squared_norm,
-                training_seconds=self._clock.read_training_s(),
+                training_seconds=self._clock.take_step(),
             )
         )  # fmt: skip
 
@@ -312,6 +305,9 @@ class Recorder:
         journal, progress, metric = self._begun(), self._progress, self._progress.metric
         if progress.has_diverged:
             return
+        if not self._clock.leave_last_step():
+            problem = "the training clock runs since a step that was told without a loss, so that its end is not known."
+            raise InputError("evaluation", problem, "Evaluate inside of: with recorder.evaluating().")
         values = {name: number_of(score) for name, score in scores.items()}
         if metric.name not in values:
             hint = f"It got {', '.join(sorted(values)) or 'nothing'}; say metric=largebatch.Metric(...) when the recorder is made."
@@ -339,6 +335,7 @@ class Recorder:
     def end(self, outcome: Outcome | None = None, reason: str = "") -> RunSummary:
         """Write the summary. Args: outcome: None: as the target says; reason: of a run that failed."""
         journal, progress = self._begun(), self._progress
+        self._clock.leave_last_step()
         self._clock.stop_training()
         self._rates.end()
         self.micro_batch_noise.close()

@@ -13,6 +13,7 @@ from torch import nn
 
 import largebatch
 from largebatch.jobs.errors import InputError, SpecError
+from largebatch.jobs.recorder.loop_clock import LoopClock
 from largebatch.jobs.run.journal import read_records
 from largebatch.jobs.run.records import NoticeRecord, Outcome
 
@@ -318,3 +319,57 @@ def test_all_ranks_go_by_the_scores_of_the_first(tmp_path: Path) -> None:
     run = largebatch.load_run(run_dir)
     assert [(at.step, at.samples_seen, at.score) for at in run.evaluations] == [(1, 8, 0.25), (2, 16, 0.375), (3, 24, 0.625)]
     assert notices(run_dir)[1:] == ["The processes' accuracy differ, such as after step 1: that of the first of them is recorded."]
+
+
+class Bar:
+    """As a progress bar that a loop leaves, and that lives on with the batches in it."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        yield from self.batches
+
+
+@pytest.mark.parametrize("way", ["left early", "beside another", "in the middle"])
+@pytest.mark.parametrize("loss", [1.0, None])
+def test_what_comes_after_the_last_step_is_no_training(way: str, loss: float | None, tmp_path: Path) -> None:
+    bars, evaluation_s, train_s = [], 0.5, 0.02
+    with recorder(tmp_path) as recording:
+        for _ in range(2):
+            batches = recording.training(range(5))
+            bars.append(Bar(zip(batches, recording.training(range(5)), strict=True) if way == "beside another" else iter(batches)))
+            for number, _batch in enumerate(bars[-1]):
+                time.sleep(train_s)
+                recording.step(loss, 8)
+                if number == 3 and way == "left early":
+                    break
+                if number == 3 and way == "in the middle":
+                    time.sleep(evaluation_s)
+                    recording.evaluation({"accuracy": 0.5}, evaluation_s)
+            if way != "in the middle":
+                time.sleep(evaluation_s)
+                recording.evaluation({"accuracy": 0.5}, evaluation_s)
+    run = largebatch.load_run(recording.run_dir)
+    seconds = [at.training_seconds for at in run.evaluations]
+    per_loop = 4 * train_s
+    assert per_loop <= seconds[0] < evaluation_s
+    assert seconds[0] + per_loop <= seconds[1] < evaluation_s
+    assert run.summary is not None
+    assert seconds[1] <= run.summary.training_seconds < evaluation_s
+
+
+def test_on_a_gpu_that_is_not_waited_for_the_last_step_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    clock = LoopClock(torch.device("cuda"))
+    clock.begin_loop()
+    num_waits = len(waits)
+    clock.pass_step()
+    assert len(waits) == num_waits
+    assert not clock.leave_last_step()
+    with clock.evaluating(), clock.pausing():
+        pass
+    assert clock.leave_last_step()
+    clock.take_step()
+    assert clock.leave_last_step()
