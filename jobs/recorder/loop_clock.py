@@ -39,16 +39,18 @@ class LoopClock(Clock):
         else:
             self.take_step()
 
-    def leave_last_step(self) -> bool:
+    def leave_last_step(self) -> float | None:
         """Count nothing of what was since the last step, unless a pause has said what of it was no training.
 
-        Returns: False where that step's time is not known: everything stays counted.
+        Returns: the training seconds that there are; None where that step's time is not known, and everything stays counted.
         """
-        if self.trains and not self._is_told and self._step_s is not None:
+        if not self.trains or self._is_told:
+            return self.read_training_s()
+        if self._step_s is not None:
             self.stop_training()
             self.training_s = self._step_s
             self.start_training()
-        return not self.trains or self._is_told or self._step_s is not None
+        return self._step_s
 
     @contextmanager
     def pausing(self) -> Iterator[None]:

@@ -305,7 +305,8 @@ class Recorder:
         journal, progress, metric = self._begun(), self._progress, self._progress.metric
         if progress.has_diverged:
             return
-        if not self._clock.leave_last_step():
+        training_s = self._clock.leave_last_step()
+        if training_s is None:
             problem = "the training clock runs since a step that was told without a loss, so that its end is not known."
             raise InputError("evaluation", problem, "Evaluate inside of: with recorder.evaluating().")
         values = {name: number_of(score) for name, score in scores.items()}
@@ -322,7 +323,6 @@ class Recorder:
         if progress.is_other(differ_in(self.ranks, own)):
             self.notice(f"The processes' {metric.name} differ, such as after step {progress.step}: that of the first of them is recorded.")
         self._clock.evaluation_s += seconds
-        training_s = self._clock.read_training_s()
         progress.judge(values[metric.name], training_s)
         journal.write(
             EvalRecord(

@@ -14,6 +14,7 @@ a doubling of the batch divides the steps by 2 (B + B_crit) / (2 B + B_crit): ne
 above. That paper draws no numbers; ours are below.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from largebatch.jobs.errors import InputError
 from largebatch.tuning.results.answers import CriticalBatch
 
 GRID = 600
@@ -75,7 +77,10 @@ def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed:
     All of this takes errors to be of one size at every batch. Where there are seeds, the interval is never narrower than where theirs allow it (of
     errors from 2 % at the smallest batch to 30 % at the largest, three to five seeds, it held the truth in 86 to 91 of 100 trials; now in 94). Of
     single seeds nothing tells one batch's error from another's, and it holds the truth in 87.
+
+    Raises: InputError for what is no batch size, or no number of samples.
     """
+    _refuse_points(batches, samples)
     if len(set(batches)) < 3:
         return None
     batch, log_samples = np.asarray(batches, dtype=float), np.log(np.asarray(samples, dtype=float))
@@ -90,6 +95,15 @@ def fit_critical_batch(batches: Sequence[float], samples: Sequence[float], seed:
     highs = [fit.high for fit in (of_runs, of_means) if fit.high is not None]
     widest = {"low": min(of_runs.low, of_means.low), "high": max(highs) if len(highs) == 2 else None}
     return of_means.model_copy(update={**widest, "error": of_runs.error, "num_points": len(batch)})
+
+
+def _refuse_points(batches: Sequence[float], samples: Sequence[float]) -> None:
+    if len(batches) != len(samples):
+        raise InputError("samples", f"has {len(samples)} numbers for {len(batches)} batches.", "Give one for each run.")
+    for field, numbers in (("batches", batches), ("samples", samples)):
+        for batch, number in zip(batches, numbers, strict=True):
+            if number is None or not 0 < float(number) < math.inf:
+                raise InputError(field, f"has {number} at batch {batch}, and is a number above 0.", "Leave out runs that missed the target.")
 
 
 def _fit_points(batch: NDArray[np.float64], log_samples: NDArray[np.float64], seed: int) -> CriticalBatch:

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from mlperf import RESNET_POINTS
 
+from largebatch.jobs.errors import InputError
 from largebatch.tuning.results.analysis.critical_batch import Regime, edges, fit_critical_batch, regime
 
 BATCHES = [64, 128, 256, 512, 1024, 2048, 4096]
@@ -108,3 +110,19 @@ def test_regimes() -> None:
     assert gain_of_doubling(perfect, 1000.0) == pytest.approx(1.8)
     assert gain_of_doubling(maximal, 1000.0) == pytest.approx(1.2)
     assert [regime(batch, 1000.0) for batch in (perfect * 0.99, 1000.0, maximal * 1.01)] == list(Regime)
+
+
+@pytest.mark.parametrize(
+    ("batches", "samples", "sentence"),
+    [
+        ([32, 128, 512], [9e3, 1e4, None], "samples: has None at batch 512, and is a number above 0. Leave out runs that missed the target."),
+        ([32, 128, 512], [9e3, math.nan, 2e4], "samples: has nan at batch 128"),
+        ([32, 128, 512], [9e3, math.inf, 2e4], "samples: has inf at batch 128"),
+        ([32, 128, 512], [9e3, 0, 2e4], "samples: has 0 at batch 128"),
+        ([0, 128, 512], [9e3, 1e4, 2e4], "batches: has 0 at batch 0"),
+        ([32, 128, 512], [9e3, 1e4], "samples: has 2 numbers for 3 batches"),
+    ],
+)
+def test_what_is_no_point_of_a_curve_is_refused(batches: list[float], samples: Any, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        fit_critical_batch(batches, samples)
