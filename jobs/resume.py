@@ -205,7 +205,7 @@ def _moved_end(state: TrainState, plan: TrainPlan, before: StopSpec) -> list[str
     spec, progress = plan.spec, state.progress
     moved = [name for name in ("epochs", "steps") if getattr(before, name) != getattr(spec.stop, name)]
     if moved and progress.schedule_samples > plan.total_progress + 1e-6:
-        done = f"{progress.step:,} steps, {progress.samples_seen / plan.samples_per_epoch:.4g} epochs"
+        done = f"{progress.step:,} steps, {plan.epochs.at(progress.samples_seen):.4g} epochs"
         hint = "Give a later end, or start a new run."
         raise CheckpointError(f"stop.{moved[0]}", f"the run has done {done} already, more than {getattr(spec.stop, moved[0])} {moved[0]}.", hint)
     if moved and reads_the_end(spec):

@@ -82,7 +82,9 @@ def followed_multiple(spec: TrainSpec, epoch: float, warmup_epochs: float) -> in
 
 def _left_of_peak(rate: LearningRateSpec, epoch: float, last: float, warmup_epochs: float) -> float:
     """What the decay has left of the peak. While the rate rises nothing has fallen."""
-    return 1.0 if epoch < warmup_epochs else learning_rate_fraction(rate, epoch, total=last, warmup=warmup_epochs, epoch=1.0)
+    if epoch < warmup_epochs:
+        return 1.0
+    return learning_rate_fraction(rate, epoch, total=last, warmup=warmup_epochs, milestones=rate.decay_milestones)
 
 
 def reads_the_end(spec: TrainSpec) -> bool:

@@ -58,7 +58,7 @@ def options_that_follow(plan: TrainPlan) -> dict[str, dict[str, float]]:
     if not at_first:
         return {}
     restart = plan.spec.learning_rate.restart
-    starts = [0.0] if restart is None else [0.0, restart.epoch * plan.samples_per_epoch]
+    starts = [0.0] if restart is None else [0.0, plan.epochs.samples_in(restart.epoch)]
     seen = [plan.options_at(batch, start) for batch in plan.kinds_of_batch() for start in starts]
     return {
         name: {"first": value, "least": min(options[name] for options in seen), "most": max(options[name] for options in seen)}
@@ -143,7 +143,7 @@ def learning_rate_curve(plan: TrainPlan) -> list[tuple[float, float]]:
     """(epoch, learning rate) at evenly spaced progress, the ends included."""
     total = plan.total_progress
     progresses = [total * index / (CURVE_POINTS - 1) for index in range(CURVE_POINTS)]
-    epochs = [progress / plan.samples_per_epoch for progress in progresses]
+    epochs = [plan.epochs.at(progress) for progress in progresses]
     factors = [(plan.batch_size_at_epoch(epoch) / plan.global_batch_size) ** plan.rate_power for epoch in epochs]
     rates = [plan.learning_rate(min(progress, total * (1 - 1e-9))) for progress in progresses]
     return [(epoch, rate * factor) for epoch, rate, factor in zip(epochs, rates, factors, strict=True)]
@@ -182,6 +182,8 @@ def plan_lines(
         epoch = f"{full} steps of {plan.global_batch_size} and one of {short}, divided by its own {short}"
     else:
         epoch = f"{full} steps; the last {short} samples of each epoch's order are dropped"
+    if plan.has_batch_schedule:
+        epoch = f"at {plan.global_batch_size}: {epoch}"
     steps = f"at most {plan.total_steps}" if plan.scale_ratio else str(plan.total_steps)
     warmup = f"warm-up {plan.scaled_rate.warmup_epochs:g} epochs"
     lines = [
@@ -240,7 +242,7 @@ def _beneath(notice: str | None) -> list[tuple[str, str]]:
 
 
 def _optimizer_schedule_lines(plan: TrainPlan) -> list[tuple[str, str]]:
-    words = plan.spec.optimizer.schedule_in_words(plan.total_progress / plan.samples_per_epoch)
+    words = plan.spec.optimizer.schedule_in_words(plan.epochs.at(plan.total_progress))
     return [("", words)] if words else []
 
 

@@ -16,6 +16,7 @@ sum of rate times samples over the steps is then exactly the area under the curv
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from largebatch.jobs.spec.schedules import RestartSpec
@@ -64,11 +65,15 @@ class RatePhase(NamedTuple):
     """Samples before it."""
     stop: float
     """Samples at which its decay ends."""
+    warmup: float
+    """Samples of rising rate."""
+    milestones: Sequence[float]
+    """Of the decay, in samples."""
 
-    def rate(self, progress: float, epoch: float) -> float:
-        """The learning rate at `progress` samples of the run. Args: epoch: samples in an epoch."""
-        warmup = self.scaled.warmup_epochs * epoch
-        return self.scaled.peak * learning_rate_fraction(self.spec, progress - self.start, total=self.stop - self.start, warmup=warmup, epoch=epoch)
+    def rate(self, progress: float) -> float:
+        """The learning rate at `progress` samples of the run."""
+        total, warmup = self.stop - self.start, self.warmup
+        return self.scaled.peak * learning_rate_fraction(self.spec, progress - self.start, total=total, warmup=warmup, milestones=self.milestones)
 
 
 def of_second_phase(spec: LearningRateSpec, restart: RestartSpec) -> LearningRateSpec:
@@ -95,19 +100,19 @@ def adascale_gain(variance: float, squared_norm: float, scale_ratio: float) -> f
     return min(max((variance + squared_norm) / denominator, low), high)
 
 
-def learning_rate_fraction(spec: LearningRateSpec, progress: float, *, total: float, warmup: float, epoch: float) -> float:
+def learning_rate_fraction(spec: LearningRateSpec, progress: float, *, total: float, warmup: float, milestones: Sequence[float]) -> float:
     """The learning rate at `progress`, as a fraction of its peak.
 
     Args:
         progress: samples, the middle of the step.
         total: samples at which the decay ends.
         warmup: samples of linear rise from 0 to 1.
-        epoch: samples in an epoch, for milestones.
+        milestones: samples at which a decay by steps falls.
     """
     if progress < warmup:
-        return progress / warmup * (_step_fraction(spec, warmup, epoch) if spec.decay_fractions else 1.0)
+        return progress / warmup * (_step_fraction(spec, warmup, milestones) if spec.decay_fractions else 1.0)
     if spec.decay == "step":
-        return _step_fraction(spec, progress, epoch)
+        return _step_fraction(spec, progress, milestones)
     if spec.decay == "constant" or total <= warmup:
         return 1.0
     done = min((progress - warmup) / (total - warmup), 1.0)
@@ -118,9 +123,9 @@ def learning_rate_fraction(spec: LearningRateSpec, progress: float, *, total: fl
     return spec.final_fraction + (1.0 - spec.final_fraction) * falling
 
 
-def _step_fraction(spec: LearningRateSpec, progress: float, epoch: float) -> float:
+def _step_fraction(spec: LearningRateSpec, progress: float, milestones: Sequence[float]) -> float:
     """What the milestones that lie behind have made of the peak."""
-    passed = sum(milestone * epoch <= progress for milestone in spec.decay_milestones)
+    passed = sum(milestone <= progress for milestone in milestones)
     if not spec.decay_fractions:
         return spec.decay_factor**passed
     return spec.decay_fractions[passed - 1] if passed else 1.0

@@ -212,7 +212,7 @@ def _refuse_adascale(plan: TrainPlan) -> None:
 
 def _refuse_restart(plan: TrainPlan) -> None:
     """Raise PlanError for a learning rate that would begin again where nothing has ended, or nothing follows."""
-    restart, last = plan.spec.learning_rate.restart, plan.total_progress / plan.samples_per_epoch
+    restart, last = plan.spec.learning_rate.restart, plan.epochs.at(plan.total_progress)
     if restart is None:
         return
     if plan.rate_power:

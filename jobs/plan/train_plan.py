@@ -9,14 +9,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, takewhile
 
 from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.plan.batch_schedule import Milestone, followed_multiple, milestones
+from largebatch.jobs.plan.epochs import Epochs
 from largebatch.jobs.plan.learning_rate import FOLLOWS, RatePhase, ScaledRate, of_second_phase, scale
 from largebatch.jobs.plan.step_plan import Position, StepPlan
 from largebatch.jobs.samples.slice import Slice
-from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.spec.train_spec import LearningRateSpec, TrainSpec
 
 USUAL_NOISE_EVERY = 30
 """Steps; cutting one of them in two costs an eighth of it at a batch of 256 on a CPU."""
@@ -194,6 +195,18 @@ class TrainPlan:
             return self.num_train_samples
         return self.num_train_samples // self.global_batch_size * self.global_batch_size
 
+    @cached_property
+    def epochs(self) -> Epochs:
+        """In samples: where short last batches are dropped, a batch that changes leaves out more of some epochs than of others."""
+        if not self.has_batch_schedule or self.spec.batch.last == "keep":
+            return Epochs(self.samples_per_epoch)
+        num_epochs, starts = max(batch.epoch for batch in self.batches()) + 1, [0]
+        for batch in takewhile(lambda made: made.epoch < num_epochs, self._batches_from(Position(0, 0))):
+            if batch.start == 0:
+                starts.append(starts[-1])
+            starts[-1] += batch.size
+        return Epochs(self.samples_per_epoch, starts)
+
     def batches(self) -> Iterator[Slice]:
         """The samples of every step from the first to the last of the budget, AdaScale's gain left out."""
         epochs = self.spec.stop.epochs
@@ -277,10 +290,15 @@ class TrainPlan:
         """One for the whole run, or two where the rate begins again."""
         spec, restart = self.spec.learning_rate, self.spec.learning_rate.restart
         if restart is None:
-            return [RatePhase(spec, self.scaled_rate, 0.0, self.total_progress)]
-        second, start = of_second_phase(spec, restart), restart.epoch * self.samples_per_epoch
+            return [self._phase(spec, self.scaled_rate, 0.0, self.total_progress)]
+        second, start = of_second_phase(spec, restart), self.epochs.samples_in(restart.epoch)
         scaled = scale(second, self.batch_size_at_epoch(restart.epoch), self.base_global_batch_size)
-        return [RatePhase(spec, self.scaled_rate, 0.0, start), RatePhase(second, scaled, start, self.total_progress)]
+        return [self._phase(spec, self.scaled_rate, 0.0, start), self._phase(second, scaled, restart.epoch, self.total_progress)]
+
+    def _phase(self, spec: LearningRateSpec, scaled: ScaledRate, epoch: float, stop: float) -> RatePhase:
+        """A phase in samples. Args: epoch: where it begins."""
+        milestones = tuple(self.epochs.samples_in(milestone) for milestone in spec.decay_milestones)
+        return RatePhase(spec, scaled, self.epochs.samples_in(epoch), stop, self.epochs.samples_in(scaled.warmup_epochs, epoch), milestones)
 
     @cached_property
     def base_global_batch_size(self) -> int:
@@ -308,7 +326,7 @@ class TrainPlan:
 
     def learning_rate(self, progress: float) -> float:
         """The learning rate at `progress` samples (half-way through a step's own samples)."""
-        return self._rate_phase(progress).rate(progress, self.samples_per_epoch)
+        return self._rate_phase(progress).rate(progress)
 
     def _rate_phase(self, progress: float) -> RatePhase:
         return next(phase for phase in reversed(self.rate_phases) if progress >= phase.start)
@@ -328,15 +346,16 @@ class TrainPlan:
 
     def _options_by_progress(self, progress: float, learning_rate: float) -> dict[str, float]:
         """See `StepPlan`. Args: progress: of the schedules at the middle of the step."""
-        return self.spec.optimizer.options_by_progress(progress / self.samples_per_epoch, learning_rate)
+        return self.spec.optimizer.options_by_progress(self.epochs.at(progress), learning_rate)
 
     # ---- what happens along the way -----------------------------------------------------------
 
     def _evaluates_between(self, samples_before: int, samples_after: int) -> bool:
         """Whether an evaluation is due after the step that went from one count of samples to the other."""
-        every = self.spec.evaluation.every_epochs * self.samples_per_epoch
+        every = self.spec.evaluation.every_epochs
         # The small push forgives the rounding of fractions such as 0.1 epochs.
-        return math.floor(samples_after / every + 1e-9) > math.floor(samples_before / every + 1e-9)
+        after, before = (math.floor(self.epochs.at(samples) / every + 1e-9) for samples in (samples_after, samples_before))
+        return after > before
 
     @cached_property
     def noise_every_steps(self) -> int:

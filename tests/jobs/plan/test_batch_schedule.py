@@ -71,6 +71,34 @@ class TestMilestones:
         assert sizes(plan)[:3] == [20, 20, 40]
 
     @pytest.mark.parametrize(
+        ("schedule", "used"),
+        [
+            ({"growth": [{"epoch": 1, "factor": 2.0}]}, [900, 600, 600, 600, 600]),  # steps of 300, then of 600
+            ({"warmup": {"start": 100, "epochs": 1.0}}, [993, 900, 900, 900, 900]),  # 100, 120, 144, 173, 207 and 249; 300
+        ],
+        ids=["grown", "warm-up"],
+    )
+    def test_what_is_told_in_epochs_is_there_where_dropped_batches_make_them_uneven(self, schedule: dict[str, Any], used: list[int]) -> None:
+        def planned_with(**rate: Any) -> TrainPlan:
+            parts = {"learning_rate": {"base": 0.5, **rate}, "stop": {"epochs": 5.0}, "evaluation": {"every_epochs": 1.0}}
+            return planned(schedule, batch=300, last="drop", **parts)
+
+        begins = [sum(used[:epoch]) for epoch in range(6)]
+        falling = planned_with(decay="step", decay_milestones=[2, 4])
+        for step in walked(falling):
+            epoch = next(epoch for epoch in range(5) if begins[epoch] <= step.begin < begins[epoch + 1])
+            assert step.rate == pytest.approx(0.5 * (1.0, 1.0, 0.1, 0.1, 0.01)[epoch], rel=1e-12)
+        evaluated, position = list[int](), Position(0, 0)
+        while position.samples_seen < begins[-1]:
+            step_plan = falling.step_at(position)
+            position = step_plan.end
+            evaluated += [position.samples_seen] * step_plan.evaluates
+        assert evaluated == begins[1:]
+        straight = planned_with(warmup_epochs=2, decay="polynomial", decay_power=1, restart={"epoch": 4, "base": 0.2, "warmup_epochs": 0.5})
+        places = [*begins[1:5], begins[4] + used[4] / 4, begins[4] + used[4] / 2]
+        assert [straight.learning_rate(place) for place in places] == pytest.approx([0.5 * used[0] / begins[2], 0.5, 0.25, 0.0, 0.1, 0.2], abs=1e-12)
+
+    @pytest.mark.parametrize(
         ("stretch", "growth"),
         [
             ({"epoch": 0.7}, [{"epoch": 0.7}, {"epoch": 1.4}, {"epoch": 2.1}]),

@@ -117,7 +117,7 @@ EPOCH = 100.0
 
 def fraction(progress: float, total: float = 1000.0, warmup: float = 0.0, **options: Any) -> float:
     spec = LearningRateSpec(base=1.0, **options)
-    return learning_rate_fraction(spec, progress, total=total, warmup=warmup, epoch=EPOCH)
+    return learning_rate_fraction(spec, progress, total=total, warmup=warmup, milestones=[milestone * EPOCH for milestone in spec.decay_milestones])
 
 
 CONSTANT: dict[str, Any] = {}
