@@ -1,6 +1,6 @@
 """The learning rate of each batch size by short runs, the same search for each: `largebatch find-rate`.
 
-A short run is the recipe in miniature: fewer samples, warm-up and decay shorter by as much, the same first weights and the same samples in the same
+A short run is the recipe in miniature: fewer samples, warm-up, decay and an average's half-life shorter by as much, the same first weights and the same samples in the same
 order at every rate. The loop that trains runs trains it, and it is judged by its loss on what the recipe evaluates, at its end.
 
 A test in which the rate rises within one run (Smith, arXiv:1506.01186) needs one run where this needs about ten. But its loss lags behind its
@@ -11,6 +11,7 @@ samples it has. A sweep (`largebatch study`) asks whole runs.
 """
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from largebatch.jobs.engine.loop import train
 from largebatch.jobs.errors import DivergedError, InputError
 from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.plan.learning_rate import scale
+from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.preparing.batches import evaluation_batches, training_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
@@ -57,6 +59,8 @@ class BatchRate(Record):
     """Of each short run."""
     tried: tuple[TriedRate, ...]
     """By rising rate."""
+    fields: dict[str, int | float | str]
+    """Of the recipe, what trains it so: batch and rate, and what the recipe's own scaling makes of its warm-up and of a rate that begins again."""
 
 
 class Rates(NamedTuple):
@@ -101,20 +105,23 @@ def find_rates(
         follows = spec.learning_rate.scaling == "none"
         first = scaled.peak * (batch / plan.global_batch_size) ** (spec.optimizer.batch_power if follows else 0.0)
         job = prepare(short_spec(spec, batch, float(f"{first:.3g}"), share, share * total / plan.num_train_samples, scaled.warmup_epochs))
-        found.append(_rate_of(job, on_run))
+        whole = replace(plan, spec=with_fields(spec, {"batch.global_batch_size": batch}), global_batch_size=batch)
+        found.append(_rate_of(job, _scaled_fields(whole), on_run))
     return Rates(found, round(share * total), share, recipe.dataset.evaluated_on, Unit() if plan.tokens_per_sample is None else
                  Unit("tokens", plan.tokens_per_sample))  # fmt: skip
 
 
 def short_spec(spec: TrainSpec, batch: int, rate: float, share: float, epochs: float, warmup_epochs: float) -> TrainSpec:
     """The recipe in miniature. Args: share: of its length; epochs: what that comes to; warmup_epochs: the recipe's own at this batch."""
-    optimizer = spec.optimizer.for_share(share).model_dump(mode="json")
+    optimizer, short = spec.optimizer.for_share(share).model_dump(mode="json"), spec.batch.schedule.short_sequences
+    of_average = {} if spec.ema is None else {"ema.decay": max(spec.ema.decay ** (1 / share), sys.float_info.min)}
     return with_fields(
         spec,
         {
             "batch.global_batch_size": batch,
-            "batch.schedule": {},
+            "batch.schedule": {} if short is None else {"short_sequences": {"length": short.length, "epochs": short.epochs * share}},
             "optimizer": optimizer,
+            **of_average,
             "learning_rate.base": rate,
             "learning_rate.scaling": "none",
             "learning_rate.warmup_epochs": warmup_epochs * share,
@@ -127,7 +134,18 @@ def short_spec(spec: TrainSpec, batch: int, rate: float, share: float, epochs: f
     )
 
 
-def _rate_of(job: Prepared, on_run: Callable[[int, float], None]) -> BatchRate:
+def _scaled_fields(plan: TrainPlan) -> dict[str, int | float | str]:
+    """What of a recipe's rate its rule, in whose place one comes that was found, scales beside the peak. Args: plan: the recipe's, at the batch."""
+    rate = plan.spec.learning_rate
+    if rate.scaling == "none":
+        return {}
+    first, last = plan.rate_phases[0].scaled, plan.rate_phases[-1].scaled
+    fields: dict[str, int | float | str] = {"learning_rate.scaling": "none", "learning_rate.warmup_epochs": first.warmup_epochs}
+    again = {"learning_rate.restart.base": last.peak, "learning_rate.restart.warmup_epochs": last.warmup_epochs}
+    return fields if rate.restart is None else {**fields, **again}
+
+
+def _rate_of(job: Prepared, scaled_fields: dict[str, int | float | str], on_run: Callable[[int, float], None]) -> BatchRate:
     batch, steps = job.plan.global_batch_size, job.plan.total_steps
 
     def loss_of(rate: float) -> float:
@@ -140,8 +158,9 @@ def _rate_of(job: Prepared, on_run: Callable[[int, float], None]) -> BatchRate:
         raise InputError("learning_rate.base", problem, "Set gradient.clip_norm or a warm-up, or look at the data and the loss.")
     tried = tuple(TriedRate(learning_rate=rate, loss=None if math.isinf(loss) else loss) for rate, loss in found.losses.items())
     return BatchRate(
-        global_batch_size=batch, learning_rate=found.rate, low=found.low, high=found.high, loss=found.losses[found.rate], num_steps=steps, tried=tried
-    )
+        global_batch_size=batch, learning_rate=found.rate, low=found.low, high=found.high, loss=found.losses[found.rate], num_steps=steps, tried=tried,
+        fields={"batch.global_batch_size": batch, "learning_rate.base": found.rate, **scaled_fields},
+    )  # fmt: skip
 
 
 def loss_of_short_run(job: Prepared, rate: float) -> float:

@@ -76,5 +76,5 @@ def _row(found: BatchRate, rates: Rates) -> dict[str, str]:
 
 def _command(recipe: str, overrides: tuple[str, ...], found: BatchRate) -> str:
     """What trains with the rate that was found."""
-    fields = [f"batch.global_batch_size={found.global_batch_size}", f"learning_rate.base={found.learning_rate:g}", "learning_rate.scaling=none"]
+    fields = [f"{field}={value if isinstance(value, int | str) else f'{value:g}'}" for field, value in found.fields.items()]
     return f"largebatch train {shlex.join([recipe, *(word for field in (*overrides, *fields) for word in ('--set', field))])}"

@@ -14,10 +14,10 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.load import load_run
-from largebatch.jobs.spec.read import build_spec
+from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.measure.rate_search import find_rate
-from largebatch.tuning.measure.rates import find_rates, loss_of_short_run, rates_chart
+from largebatch.tuning.measure.rates import find_rates, loss_of_short_run, rates_chart, short_spec
 from largebatch.tuning.report.picture_pen import write_png
 
 
@@ -58,6 +58,7 @@ RECIPE = document(
     optimizer={"name": "rmsprop-sgd", "transition_epoch": 4.0, "transition_period_epochs": 2.0},
     stop={"epochs": 20.0},
     model={"name": "mlp", "arguments": {"width": 8}},
+    ema={"decay": 0.9},
 )
 """Of 64 samples."""
 MINIATURE = {
@@ -67,6 +68,7 @@ MINIATURE = {
     "optimizer": {"name": "rmsprop-sgd", "transition_epoch": 1.0, "transition_period_epochs": 0.5},
     "stop": {"epochs": 5.0},
     "gradient": {"noise_every_steps": 0},
+    "ema": {"decay": 0.9**4},
 }
 """A quarter of it, written down."""
 
@@ -100,6 +102,28 @@ def test_a_rate_that_diverges_is_told_from_others(tmp_path: Path) -> None:
     chart = rates_chart(rates, "made")
     assert [line.name.partition(":")[0] for line in chart.series] == ["batch 16", "lowest loss", "diverged"]
     write_png(chart, tmp_path / "rates.png")
+
+
+def test_a_short_run_has_short_sequences_for_as_short() -> None:
+    spec = build_spec(document(batch={"global_batch_size": 16, "schedule": {"short_sequences": {"length": 8, "epochs": 6.0}}}))
+    short = short_spec(spec, 16, 0.1, 0.25, 5.0, 0.0).batch.schedule.short_sequences
+    assert short is not None
+    assert (short.length, short.epochs) == (8, 1.5)
+
+
+@pytest.mark.parametrize("scaling", ["none", "linear", "legw"])
+def test_the_command_trains_the_recipe_at_the_rate_that_was_found(scaling: str, tmp_path: Path) -> None:
+    """Its warm-ups and its second phase are those that the recipe's own rule makes at that batch: of 64 samples in steps of 8, at 16."""
+    restart = {"epoch": 6.0, "base": 0.03, "warmup_epochs": 0.5}
+    rate = {"base": 0.1, "base_global_batch_size": 8, "scaling": scaling, "warmup_epochs": 1.0, "decay": "cosine", "restart": restart}
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(document(learning_rate=rate, stop={"epochs": 9.0}, batch={"global_batch_size": 8})))
+    (found,) = json.loads(largebatch("find-rate", recipe, "--batches", "16", "--json").stdout)["batches"]
+    spec = read_spec(str(recipe), [word for word in found["command"].split() if "=" in word])
+    first, second = (phase.scaled for phase in ready(spec).plan.rate_phases)
+    times, epochs = {"none": (1.0, 1.0), "linear": (2.0, 1.0), "legw": (math.sqrt(2), 2.0)}[scaling]
+    assert (first.peak, first.warmup_epochs) == (found["learning_rate"], epochs)
+    assert (second.peak, second.warmup_epochs) == (pytest.approx(0.03 * times, rel=1e-5), 0.5 * epochs)
 
 
 def test_the_command(tmp_path: Path) -> None:
