@@ -17,7 +17,7 @@ from largebatch.jobs.engine.state import TrainState, malformed
 from largebatch.jobs.entry_points import ANYTHING, failed
 from largebatch.jobs.errors import CheckpointError, CodeError, InputError, SpecError
 from largebatch.jobs.models.weights import evaluated_weights
-from largebatch.jobs.plan.batch_schedule import reads_the_end
+from largebatch.jobs.plan.batch_schedule import ENDING_DECAYS, reads_the_end
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run import run_folder
@@ -211,12 +211,15 @@ def _moved_end(state: TrainState, plan: TrainPlan, before: StopSpec) -> list[str
     if moved and reads_the_end(spec):
         problem = "batch.schedule is read over the whole run, so that with another end the batches so far would have been others."
         raise CheckpointError(f"stop.{moved[0]}", problem, "Leave the end, or start a new run.")
-    if not moved or spec.learning_rate.decay not in {"cosine", "polynomial"}:
-        return []
     words = " and ".join(f"stop.{name} is {getattr(spec.stop, name)} now, it was {getattr(before, name)}" for name in moved)
-    return [
-        f"{words}: the {spec.learning_rate.decay} decay ends with the run, so from here on the rate is that of a run with this end from its start."
-    ]
+    followed = follow_the_end(spec) if moved else {}
+    return [f"{words}: {why}, so from here on {what} is that of a run with this end from its start." for what, why in followed.items()]
+
+
+def follow_the_end(spec: TrainSpec) -> dict[str, str]:
+    """What of each step follows from where the run ends, and why."""
+    followed = {"the rate": f"the {spec.learning_rate.decay} decay ends with the run"} if spec.learning_rate.decay in ENDING_DECAYS else {}
+    return followed | ({"weight decay": "its time scale is a part of the run"} if spec.optimizer.time_scales else {})
 
 
 def _aim_anew(state: TrainState, spec: TrainSpec, run_dir: Path) -> None:

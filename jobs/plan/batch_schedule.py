@@ -103,7 +103,7 @@ def refuse_followed_rate(spec: TrainSpec, warmup_epochs: float, *, couples_sampl
     if optimizer.averages:
         problem = f"there is nothing to follow: under {optimizer.name} an average takes the place of a rate that falls."
         raise PlanError(field, problem, by_hand)
-    if unruled := _without_rule(optimizer):
+    if unruled := without_rule(optimizer):
         raise PlanError(field, f"how the rate follows the batch is not known of {unruled}.", by_hand)
     if couples_samples:
         raise PlanError(field, "this task's loss compares all samples of a batch, so that another batch is another loss.", by_hand)
@@ -135,7 +135,7 @@ def refuse_followed_rate(spec: TrainSpec, warmup_epochs: float, *, couples_sampl
         raise PlanError(field, problem, "Choose a decay that falls further: cosine, polynomial, step.")
 
 
-def _without_rule(optimizer: OptimizerConfig) -> str | None:
+def without_rule(optimizer: OptimizerConfig) -> str | None:
     """What of an optimizer keeps one power of the batch from being its rule; None: nothing does."""
     if isinstance(optimizer, OwnOptimizerConfig):
         return "an optimizer of your own"

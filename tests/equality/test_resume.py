@@ -237,6 +237,18 @@ def test_another_end_on_resuming_moves_the_decay_and_says_so(epochs: float, tmp_
     )
 
 
+def test_another_end_on_resuming_moves_weight_decay_by_time_scale_and_says_so(tmp_path: Path) -> None:
+    """A constant rate looks at no end, a decay that is a part of the run does."""
+    parts: dict[str, Any] = {"optimizer": {"name": "lion", "weight_decay_time_scale": 0.5}, "learning_rate": {"base": 1e-3}}
+    run({**parts, "stop": {"epochs": 4.0}}, tmp_path, stop_after=4)
+    run({**parts, "stop": {"epochs": 6.0}}, tmp_path, resumes=True)
+    (notice,) = notices(tmp_path)
+    assert notice == (
+        "stop.epochs is 6.0 now, it was 4.0: its time scale is a part of the run, so from here on weight decay is that of a run with this end from"
+        " its start. Going on from step 4."
+    )
+
+
 @pytest.mark.parametrize("schedule", [{"follows_rate": {"largest_factor": 2}}, {"growth": [{"fraction": 0.5, "factor": 2.0}]}], ids=str)
 def test_another_end_is_refused_where_batches_are_read_over_the_whole_run(schedule: dict[str, Any], tmp_path: Path) -> None:
     parts: dict[str, Any] = {"learning_rate": {"base": 0.2, "decay": "cosine"}, "batch": {**BATCH, "schedule": schedule}}

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError, PlanError
+from largebatch.jobs.optim.config_base import OptimizerConfig
+from largebatch.jobs.plan.batch_schedule import without_rule
+from largebatch.jobs.plan.learning_rate import FOLLOWS
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.whole_files import storage_errors
 from largebatch.tuning.branch.origin import BranchPoint, Origin
@@ -34,6 +37,19 @@ class Ask(NamedTuple):
     budget_s: float = math.inf
     rates: tuple[float, ...] = (1.0,)
     """Those of each batch, times the one that follows it; 1 is the first."""
+
+
+def power_of(rate: str, optimizer: OptimizerConfig) -> float:
+    """The power of the batch that branches' rates follow. Args: rate: a name of `FOLLOWS`; any other leaves it to the optimizer's rule.
+
+    Raises: PlanError for an optimizer whose rule is not known.
+    """
+    if rate in FOLLOWS:
+        return FOLLOWS[rate]
+    if unruled := without_rule(optimizer):
+        problem = f"{rate} is by the optimizer's rule, and how the rate follows the batch is not known of {unruled}."
+        raise PlanError("--rate", problem, "Say none, sqrt or linear.")
+    return optimizer.batch_power
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The learning rate of each batch size by short runs, the same search for each: `largebatch find-rate`.
 
-A short run is the recipe in miniature: fewer samples, warm-up, decay and an average's half-life shorter by as much, the same first weights and the same samples in the same
-order at every rate. The loop that trains runs trains it, and it is judged by its loss on what the recipe evaluates, at its end.
+A short run is the recipe in miniature: fewer samples, warm-up, decay and an average's half-life shorter by as much, the same first weights and the
+same samples in the same order at every rate. The loop that trains runs trains it, and it is judged by its loss on what the recipe evaluates, at its
+end.
 
 A test in which the rate rises within one run (Smith, arXiv:1506.01186) needs one run where this needs about ten. But its loss lags behind its
 rate, the more the fewer steps there are, so that large batches come out with rates that are too high or too low by how fast it rises; and it knows
@@ -157,9 +158,10 @@ def _rate_of(job: Prepared, scaled_fields: dict[str, int | float | str], on_run:
         problem = f"every learning rate that was tried at a batch of {batch:,} diverged."
         raise InputError("learning_rate.base", problem, "Set gradient.clip_norm or a warm-up, or look at the data and the loss.")
     tried = tuple(TriedRate(learning_rate=rate, loss=None if math.isinf(loss) else loss) for rate, loss in found.losses.items())
+    fields = {"batch.global_batch_size": batch, "learning_rate.base": found.rate, **scaled_fields}
     return BatchRate(
-        global_batch_size=batch, learning_rate=found.rate, low=found.low, high=found.high, loss=found.losses[found.rate], num_steps=steps, tried=tried,
-        fields={"batch.global_batch_size": batch, "learning_rate.base": found.rate, **scaled_fields},
+        global_batch_size=batch, learning_rate=found.rate, low=found.low, high=found.high, loss=found.losses[found.rate],
+        num_steps=steps, tried=tried, fields=fields,
     )  # fmt: skip
 
 

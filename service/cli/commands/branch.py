@@ -14,7 +14,6 @@ from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.launch.options import DataDir, Device
 from largebatch.jobs.launch.signals import stop_requests
-from largebatch.jobs.plan.learning_rate import FOLLOWS
 from largebatch.jobs.run.run_folder import SPEC, exclusive
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.console import print_plain, time_left
@@ -23,7 +22,7 @@ from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.branch.branch import Left, branch_run
 from largebatch.tuning.branch.origin import Origin, Wanted, open_origin
-from largebatch.tuning.branch.run_branches import Ask, BranchListener
+from largebatch.tuning.branch.run_branches import Ask, BranchListener, power_of
 from largebatch.tuning.branch.train import Branch, BranchResult
 from largebatch.tuning.branch.trainers.choose import SideBySide, trainer_for
 from largebatch.tuning.branch.trainers.trainer import GO_ON, Trainer
@@ -70,7 +69,7 @@ def branch(
         raise SpecError("RUN", f"{run} is not a run's folder: it has no {SPEC}.", "Give the folder that the run printed.")
     with exclusive(run, "train"):  # nobody goes on with it, and prunes its checkpoints, meanwhile
         origin = open_origin(run, wanted, choose_device(device), data_dir)
-        power = FOLLOWS.get(rate, origin.job.spec.optimizer.batch_power)
+        power = power_of(rate, origin.job.spec.optimizer)
         ask = Ask(orders, power, budget_s, TRIED if rate == "tuned" else (1.0,))
         with trainer_for(origin, side_by_side, device) as trainer:
             left = _branch_with_view(origin, ask, tolerance, trainer)
