@@ -69,7 +69,7 @@ def scale(
     of_runs = None if findings is None else beside_runs([run for best in findings.reached for run in best.runs], findings.target)
     beside, share = cluster.beside(of_runs, profile.num_train_samples), cluster.share(profile)
     workload = Workload(profile.model, profile.gradient_bytes, cluster.cluster, cluster.overlap_share, beside, share)
-    batches = [2**power for power in range(profile.num_train_samples.bit_length())] + [profile.num_train_samples]
+    batches = _batches(counts, profile.num_train_samples)
     points = scale_out(counts, batches, curve, workload, _measured(findings, profile))
     notes += _notes(points, cluster, share, beside)
     critical = profile.unit.words(curve.critical_batch_size)
@@ -101,6 +101,12 @@ def _counts(workers: str | None, cluster: ClusterOptions, num_samples: int) -> t
         return counts, []
     too_many = ", ".join(f"{count:,}" for count in counts if count > num_samples)
     return enough, [f"Left out: {too_many} workers, for there are {num_samples:,} training samples and each needs one."]
+
+
+def _batches(counts: Sequence[int], num_samples: int) -> list[int]:
+    """Those to choose from: powers of two, of which each worker has as much where its number is one, and their multiples by each other number."""
+    powers = [2**power for power in range(num_samples.bit_length())]
+    return sorted({num_samples, *(batch for count in {1, *counts} for power in powers if (batch := count * power) <= num_samples)})
 
 
 def _fitted(runs: RunsToRead) -> Findings:

@@ -1,14 +1,16 @@
 """Time to accuracy and cost on N workers, from one machine's profile, a cluster, and the critical-batch curve.
 
     seconds(B, N) = E(B) / B * step(B, N) + evaluation + start-up
-    step(B, N)    = passes * overhead + (B / N) / rate + exposed all-reduce
-    passes        = ceil(B / N / largest share)
-    exposed       = max(all-reduce - 2/3 (B / N) / rate / passes, (1 - overlap) * all-reduce)
+    step(B, N)    = passes * overhead + share / rate + exposed all-reduce
+    share         = ceil(B / N)
+    passes        = ceil(share / largest share)
+    exposed       = max(all-reduce - 2/3 share / rate / passes, (1 - overlap) * all-reduce)
 
-The backward pass is two thirds of a pass's arithmetic, and so much of an all-reduce can run beside the last one, but no more than the share `overlap`
-of the all-reduce. That share is an assumption, not a measurement: 0 hides nothing; an implementation that reduces in four buckets as their gradients
-come, like this one's, can hide three of them. A share that does not fit into a worker's memory is taken in several passes; that each of them costs
-what a whole step does beside its arithmetic is an upper bound, for the update comes once.
+Where a batch does not divide by the workers, all wait for those that have a sample more. The backward pass is two thirds of a pass's arithmetic, and
+so much of an all-reduce can run beside the last one, but no more than the share `overlap` of the all-reduce. That share is an assumption, not a
+measurement: 0 hides nothing; an implementation that reduces in four buckets as their gradients come, like this one's, can hide three of them. A share
+that does not fit into a worker's memory is taken in several passes; that each of them costs what a whole step does beside its arithmetic is an upper
+bound, for the update comes once.
 """
 
 import math
@@ -29,6 +31,11 @@ BUCKETS_OVERLAP = 3 / 4
 """Of four buckets that a gradient travels in, the last has nothing left to hide behind."""
 
 
+def share_of(batch: float, num_workers: int) -> int:
+    """Samples of the worker that has most of a step."""
+    return math.ceil(batch / num_workers)
+
+
 class Workload(NamedTuple):
     """What a step costs one worker, and what joins the workers."""
 
@@ -43,15 +50,15 @@ class Workload(NamedTuple):
 
     def passes(self, batch: float, num_workers: int) -> int:
         """How many micro-batches a worker's share is taken in."""
-        return 1 if self.largest_share is None else math.ceil(batch / num_workers / self.largest_share)
+        return 1 if self.largest_share is None else math.ceil(share_of(batch, num_workers) / self.largest_share)
 
     def step(self, batch: float, num_workers: int) -> "StepParts":
         """One optimizer step."""
-        arithmetic, passes = batch / num_workers / self.model.samples_per_second, self.passes(batch, num_workers)
+        arithmetic, passes = share_of(batch, num_workers) / self.model.samples_per_second, self.passes(batch, num_workers)
         travel = self.cluster.all_reduce(num_workers, self.gradient_bytes)
         exposed = max(travel.seconds - BACKWARD_SHARE * arithmetic / passes, (1 - self.overlap) * travel.seconds)
-        inside_s = exposed * travel.inside_s / travel.seconds if travel.inside_s else 0.0
-        return StepParts(passes * self.model.overhead_s + arithmetic, inside_s, exposed - inside_s)
+        inside_s, between_s = (exposed * part / travel.seconds if part else 0.0 for part in travel)
+        return StepParts(passes * self.model.overhead_s + arithmetic, inside_s, between_s)
 
 
 class StepParts(NamedTuple):
@@ -130,7 +137,7 @@ def scale_out(
             Scaled(
                 num_workers, batch, parts.seconds, critical.steps_to_target(batch), critical.samples_to_target(batch), parts.seconds * num_workers,
                 speedup, speedup / num_workers, *parts[2:], passes,
-                _limit(unbounded, critical, parts.seconds - unbounded.seconds), measured.beyond(batch, batch / num_workers / passes),
+                _limit(unbounded, critical, parts.seconds - unbounded.seconds), measured.beyond(batch, share_of(batch, num_workers) / passes),
             )
         )  # fmt: skip
     return [best for best in scaled if best.num_workers in set(workers)]

@@ -41,10 +41,24 @@ def test_a_link_of_no_cost_and_one_worker() -> None:
 def test_what_is_sent_hides_behind_the_backward_pass_but_for_its_last_bucket() -> None:
     of = one_link(StepTimeModel(0.0, 1.0), 40.0, Link(2 * 0.5 * 8.0, 0.0))  # two workers: bytes / 8 seconds
     assert of.step(30, 2).seconds == pytest.approx(15 + 5 / 4)  # 5 s of travel beside 10 s of backward
-    assert of.step(3, 2).seconds == pytest.approx(1.5 + 5 - 1)
+    assert of.step(4, 2).seconds == pytest.approx(2 + 5 - 4 / 3)
     assert of._replace(overlap=0.0).step(30, 2).seconds == pytest.approx(15 + 5), "nothing hides"
     assert of._replace(overlap=1.0).step(30, 2).seconds == pytest.approx(15), "all of it hides"
-    assert of._replace(overlap=1.0).step(3, 2).seconds == pytest.approx(1.5 + 4), "no longer than the backward pass"
+    assert of._replace(overlap=1.0).step(4, 2).seconds == pytest.approx(2 + 5 - 4 / 3), "no longer than the backward pass"
+
+
+@pytest.mark.parametrize(("batch", "num_workers", "share"), [(3, 2, 2), (64, 48, 2), (96, 48, 2), (97, 48, 3), (5, 5, 1)])
+def test_a_step_waits_for_the_worker_that_has_most_of_it(batch: int, num_workers: int, share: int) -> None:
+    """Samples are dealt out one by one: somebody has one more than others where they do not divide by the workers."""
+    dealt = [0] * num_workers
+    for sample in range(batch):
+        dealt[sample % num_workers] += 1
+    assert max(dealt) == share
+    of = Workload(StepTimeModel(0.5, 10.0), 1.0, FREE, largest_share=2)
+    passes = -(-share // 2)
+    assert of.step(batch, num_workers).seconds == pytest.approx(0.5 * passes + share / 10)
+    (scaled,) = scale_out([num_workers], [batch], curve(100.0, 1e4), of, Measured(shares=(share / passes, share / passes)))
+    assert (scaled.passes, scaled.beyond) == (passes, [])
 
 
 @pytest.mark.parametrize(
