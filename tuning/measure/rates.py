@@ -105,8 +105,9 @@ def find_rates(
         scaled = scale(spec.learning_rate, batch, plan.base_global_batch_size)
         follows = spec.learning_rate.scaling == "none"
         first = scaled.peak * (batch / plan.global_batch_size) ** (spec.optimizer.batch_power if follows else 0.0)
-        job = prepare(short_spec(spec, batch, float(f"{first:.3g}"), share, share * total / plan.num_train_samples, scaled.warmup_epochs))
         whole = replace(plan, spec=with_fields(spec, {"batch.global_batch_size": batch}), global_batch_size=batch)
+        epochs = share * total / (whole.samples_per_epoch or total)  # 0: no batch is so large, which is refused below
+        job = prepare(short_spec(spec, batch, float(f"{first:.3g}"), share, epochs, scaled.warmup_epochs))
         found.append(_rate_of(job, _scaled_fields(whole), on_run))
     return Rates(found, round(share * total), share, recipe.dataset.evaluated_on, Unit() if plan.tokens_per_sample is None else
                  Unit("tokens", plan.tokens_per_sample))  # fmt: skip

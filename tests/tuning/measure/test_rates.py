@@ -10,7 +10,7 @@ from command_line import largebatch
 from small_runs import CPU, document, prepared, trained
 
 from largebatch.jobs.engine.model_state import digest
-from largebatch.jobs.errors import InputError
+from largebatch.jobs.errors import InputError, PlanError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.run.load import load_run
@@ -102,6 +102,15 @@ def test_a_rate_that_diverges_is_told_from_others(tmp_path: Path) -> None:
     chart = rates_chart(rates, "made")
     assert [line.name.partition(":")[0] for line in chart.series] == ["batch 16", "lowest loss", "diverged"]
     write_png(chart, tmp_path / "rates.png")
+
+
+def test_where_last_batches_are_dropped_every_batch_has_as_many_samples() -> None:
+    """Of 64: an epoch is one step of 48, three of 20."""
+    recipe = document(batch={"global_batch_size": 20, "last": "drop"}, stop={"epochs": 40.0}, learning_rate={"base": 0.01})
+    rates = find_rates(build_spec(recipe), ready, [20, 48], num_samples=480)
+    assert [found.num_steps for found in rates.batches] == [24, 10]
+    with pytest.raises(PlanError, match=r"100 is more than the 64 samples"):
+        find_rates(build_spec(recipe), ready, [100])
 
 
 def test_a_short_run_has_short_sequences_for_as_short() -> None:
