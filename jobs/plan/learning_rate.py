@@ -70,6 +70,13 @@ class RatePhase(NamedTuple):
     milestones: Sequence[float]
     """Of the decay, in samples."""
 
+    @property
+    def highest(self) -> float:
+        """The highest rate of the phase: the peak, but where fractions of it begin lower (a slow start)."""
+        places = [self.warmup, *(place for place in self.milestones if self.warmup < place < self.stop)]
+        fractions = [_step_fraction(self.spec, place, self.milestones) for place in places] if self.spec.decay_fractions else [1.0]
+        return self.scaled.peak * max(fractions)
+
     def rate(self, progress: float) -> float:
         """The learning rate at `progress` samples of the run."""
         total, warmup = self.stop - self.start, self.warmup

@@ -337,8 +337,8 @@ class TrainPlan:
         """
         if not self._options_follow_samples:
             return {}
-        peak = self._rate_phase(progress + batch.size / 2).scaled.peak * self.rate_factor(batch)
-        return self.spec.optimizer.options_at(StepSize(batch.size, self.tokens_per_sample, batch.size / self.total_progress, peak))
+        highest = self._rate_phase(progress + batch.size / 2).highest * self.rate_factor(batch)
+        return self.spec.optimizer.options_at(StepSize(batch.size, self.tokens_per_sample, batch.size / self.total_progress, highest))
 
     @cached_property
     def _options_follow_samples(self) -> bool:

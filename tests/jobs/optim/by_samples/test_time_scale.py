@@ -66,6 +66,23 @@ def test_it_is_told_by_the_highest_rate_so_that_a_falling_rate_decays_less() -> 
     assert {falling.step_at(Position(epoch, 0, 0, epoch * 1000, epoch * 1000.0)).options["weight_decay"] for epoch in range(3)} == {32 / 12}
 
 
+@pytest.mark.parametrize(
+    ("rate", "highest"),
+    [
+        ({"decay_milestones": [0, 1, 2], "decay_fractions": [0.5, 0.25, 0.1]}, 0.005),  # a slow start: the peak is never there
+        ({"decay_milestones": [0, 1, 2], "decay_fractions": [0.5, 0.8, 0.1]}, 0.008),
+        ({"decay_milestones": [1, 2], "decay_fractions": [0.5, 0.1]}, 0.01),
+        ({"decay_milestones": [0, 1, 2], "decay_fractions": [0.5, 0.3, 0.1], "warmup_epochs": 1.5}, 0.003),  # it rises to what follows
+        ({"decay_milestones": [0, 5], "decay_fractions": [0.5, 1.0]}, 0.005),  # beyond the end
+    ],
+    ids=str,
+)
+def test_of_a_slow_start_the_highest_rate_is_the_one_that_comes(rate: dict[str, Any], highest: float) -> None:
+    plan = plan_of({"name": "adamw", "weight_decay_time_scale": 0.4}, {"global_batch_size": 32}, decay="step", **rate)
+    assert max(plan.learning_rate(progress) for progress in range(3000)) == pytest.approx(highest, rel=1e-3)
+    assert plan.step_at(Position(0, 0)).options["weight_decay"] == pytest.approx(32 / (highest * 0.4 * 3000))
+
+
 def test_a_second_phase_has_its_own_highest_rate() -> None:
     optimizer = {"name": "adamw", "weight_decay_time_scale": 0.4}
     plan = plan_of(optimizer, {"global_batch_size": 32}, decay="cosine", restart={"epoch": 1.0, "base": 0.005})
