@@ -197,7 +197,7 @@ def plan_lines(
         (
             "length",
             f"{steps} steps, {plan.total_progress:.0f} samples{_tokens(plan, round(plan.total_progress))}, "
-            f"{plan.total_progress / plan.num_train_samples:g} epochs",
+            f"{plan.epochs.at(plan.total_progress):g} epochs",
         ),
     ]
     lines += _target_lines(plan, data)

@@ -271,7 +271,7 @@ class TrainPlan:
             return float(self._totals[1])
         epochs, steps = self.spec.stop.epochs, self.spec.stop.steps
         by_steps = math.inf if steps is None else float(steps * self.base_global_batch_size)
-        return by_steps if epochs is None else min(by_steps, epochs * self.num_train_samples)
+        return by_steps if epochs is None else min(by_steps, epochs * self.samples_per_epoch)
 
     @cached_property
     def has_batch_schedule(self) -> bool:

@@ -59,6 +59,7 @@ class TestWords:
     def test_length(self) -> None:
         assert words(plan_of())["length"] == "16 steps, 4000 samples, 4 epochs"
         assert words(plan_of(stop={"steps": 5}))["length"] == "5 steps, 1300 samples, 1.3 epochs"
+        assert words(plan_of(batch={"global_batch_size": 300, "last": "drop"}))["length"] == "12 steps, 3600 samples, 4 epochs"
 
     @pytest.mark.parametrize(
         ("parts", "span", "sentence"),

@@ -457,7 +457,7 @@ def test_adascale_counts_in_steps_of_the_base_batch(stop: dict[str, Any], progre
     [
         (100, 10, "keep", 20),  # 40 + 40 + 20: every step moves at least one base batch
         (85, 10, "keep", 20),  # a last batch of 5 moves 5 of the 170: six epochs of 10 + 10 + 5 make 150, and two steps more
-        (85, 10, "drop", 17),
+        (85, 10, "drop", 16),  # of 80 an epoch, as the schedules count it
         (85, 40, "keep", 6),  # 40 + 40 + 5 twice
     ],
 )
@@ -469,6 +469,22 @@ def test_the_most_steps_under_adascale(num_samples: int, base: int, last: str, s
         step = made.step_at(position)
         count, position = count + 1, made.with_gain(step, min(1.0, step.samples.size / base)).end
     assert count == steps
+
+
+@pytest.mark.parametrize("last", ["keep", "drop"])
+@pytest.mark.parametrize("batch", [40, 60])
+def test_with_the_whole_ratio_adascale_takes_the_epochs_that_are_asked_for(batch: int, last: str) -> None:
+    """Of 85 samples steps of 60 use 60, where the last batch is dropped, so that ten epochs are 600 samples."""
+    rate = {"base": 0.1, "base_global_batch_size": 5, "scaling": "adascale", "decay": "step", "decay_milestones": [3.0, 9.0]}
+    made = plan(85, batch, 10, learning_rate=rate, batch__last=last, stop__epochs=10.0)
+    position, rates = Position(0, 0), dict[int, float]()
+    while position.schedule_samples < made.total_progress - 1e-6:
+        step = made.step_at(position)
+        step = made.with_gain(step, step.samples.size / 5)
+        rates.setdefault(step.samples.epoch, step.learning_rate / (step.gain or 1.0))
+        position = step.end
+    assert list(rates) == list(range(10))
+    assert list(rates.values()) == pytest.approx([0.1] * 3 + [0.01] * 6 + [0.001])
 
 
 @pytest.mark.parametrize("last", ["keep", "drop"])
