@@ -69,7 +69,8 @@ class FollowsRateSpec(Spec):
     With a(t) <= 1 what the decay leaves of its peak after t samples, B0 = global_batch_size and p the optimizer's rule (1 for momentum SGD and
     its kin, 1/2 for Adam's):
 
-        B = B0 min(largest_factor, m),  m the largest power of `by` in 1 / a   (decay step: the largest whole number in 1 / a)
+        B = B0 min(largest_factor, m),  m the largest power of `by` in 1 / a   (decay step: the largest whole number in 1 / a),
+        B = B0 largest_factor           from where 1 / a has come to it, which need be no power of `by`
         rate = peak a (B / B0)^p
 
     so that rate / B^p, on which drift and noise of a sample depend where noise is most of the gradient, is at every sample that of the decaying
