@@ -98,6 +98,7 @@ def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
         lines = read_last_lines(folder / JOURNAL, TAIL_BYTES)
     except OSError:  # the next look tries again
         return progress
+    done: float | None = None
     for line in lines:
         record = parse_line(line.content)
         if isinstance(record, StartRecord):
@@ -107,19 +108,22 @@ def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
                 progress["global_batch_size"] = sum(record.samples_per_rank)
         elif isinstance(record, StepRecord):
             progress |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
+            done = record.samples_seen if record.schedule_samples is None else record.schedule_samples
         elif isinstance(record, EvalRecord):
             progress |= {"score": record.score, "training_seconds": record.training_seconds}
-    return {**progress, **_left(folder, progress)} if "step" in progress else progress
+    return {**progress, **_left(folder, done, progress["training_seconds"])} if "step" in progress else progress
 
 
-def _left(folder: Path, progress: dict[str, Any]) -> dict[str, Any]:
-    """The plan's number of steps, and the training seconds that are left at the pace so far: fewer where the run meets its target before."""
+def _left(folder: Path, done: float | None, training_seconds: float) -> dict[str, Any]:
+    """The plan's number of steps, and the training seconds that are left at the pace so far: fewer where the run meets its target before.
+
+    Args: done: samples, as the schedules count them; None: no step was read.
+    """
     plan = read_plan(folder) or {}
-    total, samples, per_epoch = (plan.get(name) for name in ("total_steps", "total_samples", "samples_per_epoch"))
-    if not total or not samples or not per_epoch:
+    total, samples = plan.get("total_steps"), plan.get("total_samples")
+    if not total or not samples:
         return {}
-    done = min(progress.get("epoch", 0.0) * per_epoch / samples, 1.0)
-    left_s = progress["training_seconds"] * (1 - done) / done if done else None
+    left_s = training_seconds * max(samples / done - 1, 0.0) if done else None
     return {"total_steps": total, "training_seconds_left": None if left_s is None else round(left_s, 1)}
 
 

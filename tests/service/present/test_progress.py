@@ -1,14 +1,15 @@
-"""Where a run has fallen from, by its journal."""
+"""Where a run has fallen from, and how long it will take, by its journal."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_records import evaluation, start
+from small_runs import prepared, stopping_after, synthetic, trained
 
 from largebatch.jobs.run.journal import Journal
-from largebatch.jobs.run.records import Headline, Record
-from largebatch.service.present.progress import fallen
+from largebatch.jobs.run.records import Headline, Record, StepRecord
+from largebatch.service.present.progress import fallen, progress_of_run
 
 LOSS = Headline(name="loss", better="lower", is_fraction=False)
 
@@ -37,3 +38,15 @@ def test_a_run_that_ended_noticeably_worse_than_its_best_says_where_that_was(rec
 
 def test_without_a_journal_nothing_has_fallen(tmp_path: Path) -> None:
     assert fallen(tmp_path) == {}
+
+
+def test_seconds_are_left_in_proportion_to_samples(tmp_path: Path) -> None:
+    """Where last batches are dropped and the batch grows: of 100 samples three steps of 30 in the first epoch, one of 60 in each of five others."""
+    batch = {"global_batch_size": 30, "last": "drop", "schedule": {"growth": [{"epoch": 1, "factor": 2}]}}
+    trained(prepared(dataset=synthetic(100), batch=batch, stop={"epochs": 6}), tmp_path, stopping_after(5))
+    progress = progress_of_run(tmp_path)
+    assert (progress["step"], progress["total_steps"]) == (5, 8)
+    line = StepRecord(step=5, epoch=2.6, samples_seen=210, global_batch_size=60, loss=1.0, learning_rate=0.05, training_seconds=70.0)
+    with Journal(tmp_path) as journal:
+        journal.write(line)
+    assert progress_of_run(tmp_path)["training_seconds_left"] == 60.0, "180 of 390 samples are left"
