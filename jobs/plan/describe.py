@@ -57,13 +57,22 @@ def options_that_follow(plan: TrainPlan) -> dict[str, dict[str, float]]:
     at_first = plan.options_at(plan.next_batch(Position(0, 0)), 0.0)
     if not at_first:
         return {}
-    restart = plan.spec.learning_rate.restart
-    starts = [0.0] if restart is None else [0.0, plan.epochs.samples_in(restart.epoch)]
-    seen = [plan.options_at(batch, start) for batch in plan.kinds_of_batch() for start in starts]
+    seen = [plan.options_at(batch, progress) for batch, progress in _kinds_of_step(plan)]
     return {
         name: {"first": value, "least": min(options[name] for options in seen), "most": max(options[name] for options in seen)}
         for name, value in at_first.items()
     }
+
+
+def _kinds_of_step(plan: TrainPlan) -> list[tuple[Slice, float]]:
+    """A step of each size, highest rate and phase of the rate that the budget has, and the samples before it."""
+    if not plan.has_batch_schedule and plan.spec.learning_rate.restart is None:
+        return [(batch, 0.0) for batch in plan.kinds_of_batch()]
+    again, kinds, samples = plan.rate_phases[-1].start, dict[tuple[int, float, bool], tuple[Slice, float]](), 0
+    for batch in plan.batches():
+        kinds.setdefault((batch.size, plan.rate_factor(batch), samples + batch.size / 2 >= again), (batch, float(samples)))
+        samples += batch.size
+    return list(kinds.values())
 
 
 def _optimizer_words(plan: TrainPlan) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.jobs.optim.parameter_groups import build_optimizer, set_learning_rate, set_options
+from largebatch.jobs.plan.describe import options_that_follow
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
 
@@ -88,6 +89,15 @@ def test_a_second_phase_has_its_own_highest_rate() -> None:
     plan = plan_of(optimizer, {"global_batch_size": 32}, decay="cosine", restart={"epoch": 1.0, "base": 0.005})
     decays = [plan.step_at(Position(epoch, 0, 0, epoch * 1000, epoch * 1000.0)).options["weight_decay"] for epoch in range(3)]
     assert decays == pytest.approx([32 / 12, 64 / 12, 64 / 12])
+
+
+def test_the_range_that_a_plan_tells_is_of_steps_that_come() -> None:
+    """Batches of 32, and 8 at the epoch's end, at a rate of 0.01; from the second epoch on of 64, and 40, at 0.02."""
+    batch = {"global_batch_size": 32, "schedule": {"growth": [{"epoch": 1.0, "factor": 2.0}]}}
+    plan = plan_of({"name": "adamw", "weight_decay_time_scale": 0.4}, batch, decay="cosine", restart={"epoch": 1.0, "base": 0.02})
+    assert options_that_follow(plan) == {
+        "weight_decay": {"first": pytest.approx(32 / 12), "least": pytest.approx(8 / 12), "most": pytest.approx(64 / 24)}
+    }
 
 
 def test_groups_with_another_rate_decay_as_fast_and_those_with_a_decay_of_their_own_keep_it() -> None:
