@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,10 +15,12 @@ from largebatch.jobs.job import prepare
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
 from largebatch.jobs.preparing.prepared import Prepared
+from largebatch.jobs.resume import follow_the_end, load_checkpoint
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.checkpoints import Checkpoint, list_checkpoints
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.run.run_folder import resumed_spec
+from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.space import with_fields
 
@@ -151,6 +153,8 @@ def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wa
     (num_samples, multiples), total = size, job.plan.total_progress
     room = total - num_samples
     points = [BranchPoint(checkpoints[step], _position(job, step)) for step in sorted({*(wanted.steps or checkpoints)})]
+    if follow_the_end(job.spec):
+        points = _since_its_end(points, job.spec, are_chosen=bool(wanted.steps))
     chosen = [point for point in points if point.position.samples_seen <= room]
     if len(chosen) < (len(points) if wanted.steps else 1):
         first = (max if wanted.steps else min)(point.position.samples_seen for point in points)
@@ -166,6 +170,40 @@ def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wa
     if wanted.steps is None and len(chosen) > MOST_CHECKPOINTS:
         chosen = [chosen[round(number * (len(chosen) - 1) / (MOST_CHECKPOINTS - 1))] for number in range(MOST_CHECKPOINTS)]
     return chosen
+
+
+def read_branchable(path: Path, device: torch.device) -> dict[str, Any]:
+    """A checkpoint's content: see `load_checkpoint`. Raises: CheckpointError for one that is damaged."""
+    try:
+        return load_checkpoint(path, device)
+    except CheckpointError as error:
+        raise CheckpointError("RUN", error.problem, "Remove it, or choose others with --steps.") from error
+
+
+def refuse_other_end(loaded: dict[str, Any], spec: TrainSpec) -> None:
+    """Raise CheckpointError for one from before the run was given another end, where steps follow from it. Args: loaded: see `load_checkpoint`."""
+    ends = {name: (getattr(build_spec(loaded["spec"]).stop, name), getattr(spec.stop, name)) for name in ("epochs", "steps")}
+    moved = [f"stop.{name} was {before}, now it is {now}" for name, (before, now) in ends.items() if before != now]
+    step = loaded["state"]["progress"]["step"]
+    for what, why in follow_the_end(spec).items():
+        if moved:
+            made = f"the checkpoint of step {step:,} was made when {moved[0]}"
+            problem = f"{made}: {why}, so that {what} would leap where a branch begins."
+            raise CheckpointError("RUN", problem, "Choose checkpoints from after the run was resumed with --steps.")
+
+
+def _since_its_end(points: list[BranchPoint], spec: TrainSpec, *, are_chosen: bool) -> list[BranchPoint]:
+    """Those from the first checkpoint on that was made with the run's end, which a resume may have moved. Raises: see `refuse_other_end`."""
+    for number, point in enumerate(points):
+        loaded = read_branchable(point.checkpoint.path, torch.device("cpu"))
+        try:
+            refuse_other_end(loaded, spec)
+        except CheckpointError:
+            if are_chosen or point is points[-1]:
+                raise
+        else:
+            return points[number:]
+    return points
 
 
 def _what_fits(plan: TrainPlan, num_left: int) -> str:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.engine.model_state import digest
@@ -15,12 +14,11 @@ from largebatch.jobs.errors import CheckpointError, DivergedError
 from largebatch.jobs.preparing.batches import evaluation_batches, training_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
-from largebatch.jobs.resume import follow_the_end, load_checkpoint, refuse_other_spec
+from largebatch.jobs.resume import refuse_other_spec
 from largebatch.jobs.run.records import Record
 from largebatch.jobs.samples.keyed_random import key
-from largebatch.jobs.spec.read import build_spec
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.tuning.branch.origin import BranchPoint
+from largebatch.tuning.branch.origin import BranchPoint, read_branchable, refuse_other_end
 from largebatch.tuning.branch.plan import BranchPlan, branch_plan
 
 MEASURED = ("covariance_trace", "gradient_norm_squared", "dual_variance", "dual_norm_squared")
@@ -117,12 +115,9 @@ def branch_job(job: Prepared, branch: Branch) -> tuple[Prepared, BranchPlan]:
 
 def _state_at(job: Prepared, path: Path, of_run: TrainSpec) -> TrainState:
     """The state of a checkpoint, read anew: a branch moves what it begins with. Raises: CheckpointError."""
-    try:
-        loaded = load_checkpoint(path, job.device)
-    except CheckpointError as error:
-        raise CheckpointError("RUN", error.problem, "Remove it, or choose others with --steps.") from error
+    loaded = read_branchable(path, job.device)
     refuse_other_spec(loaded["spec"], of_run)
-    _refuse_other_end(loaded, of_run)
+    refuse_other_end(loaded, of_run)
     state = new_state(job)
     try:
         state.load_state_dict(loaded["state"])
@@ -131,15 +126,3 @@ def _state_at(job: Prepared, path: Path, of_run: TrainSpec) -> TrainState:
             "model", f"the checkpoint does not fit this model: {error}.", "The model's code has changed since; restore it."
         ) from error
     return state
-
-
-def _refuse_other_end(loaded: dict[str, Any], spec: TrainSpec) -> None:
-    """Raise CheckpointError for one from before the run was given another end, where steps follow from it. Args: loaded: see `load_checkpoint`."""
-    ends = {name: (getattr(build_spec(loaded["spec"]).stop, name), getattr(spec.stop, name)) for name in ("epochs", "steps")}
-    moved = [f"stop.{name} was {before}, now it is {now}" for name, (before, now) in ends.items() if before != now]
-    step = loaded["state"]["progress"]["step"]
-    for what, why in follow_the_end(spec).items():
-        if moved:
-            made = f"the checkpoint of step {step:,} was made when {moved[0]}"
-            problem = f"{made}: {why}, so that {what} would leap where a branch begins."
-            raise CheckpointError("RUN", problem, "Choose checkpoints from after the run was resumed with --steps.")

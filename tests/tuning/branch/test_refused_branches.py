@@ -35,6 +35,8 @@ def test_a_checkpoint_from_before_the_run_had_another_end(parts: dict[str, Any],
         run_branches(origin, Ask(2, 0.5), BranchListener())
 
     branched(21)
+    unchosen = open_origin(tmp_path, Wanted(multiples=[2], num_samples=64), CPU, Path("nowhere"))
+    assert unchosen.points[0].checkpoint.step == (1 if why is None else 21)
     if why is None:
         branched(9)
         return
