@@ -6,9 +6,9 @@ GradCache (Gao et al., arXiv:2101.06983). With e_i = f(x_i) the embeddings of al
 
 so a first pass without a gradient finds all e_i, the loss gives dL/de_i, and a second pass of each micro-batch has the objective
 sum_i <dL/de_i, e_i>, whose gradient is the one of the whole batch. Dropout and draws of the second pass are the first's, since they belong
-to samples and micro-batches; running statistics are put back after the first, and so move once. Each rank's first micro-batch comes last in the
-first pass and keeps its graph for the second, so that it is passed once: ranks of one micro-batch each pass nothing twice. A batch that one
-process takes as one micro-batch needs none of it: its loss is the whole batch's.
+to samples and micro-batches; running statistics are put back after the first, and so move once. A rank's only micro-batch keeps its graph for the
+second, so that it is passed once; the first of several is not kept, for its activations would lie beside the similarities. A batch that one process
+takes as one micro-batch needs none of it: its loss is the whole batch's.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,42 +25,28 @@ from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 
 
-def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., Any], keeps_first: bool) -> "EmbeddingObjective | None":
+def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., Any], keeps_only: bool) -> "EmbeddingObjective | None":
     """The first pass, and the loss; every rank takes part.
 
-    Args: keeps_first: whether the first micro-batch is passed once; where more than the gradient is taken from its pass, it is passed again.
+    Args: keeps_only: whether a rank's only micro-batch is passed once; where more than the gradient is taken from its pass, it is passed again.
     Returns: None where something went wrong on any rank, which the share of one notes.
     """
-    own, kept = list[Embeddings](), None
-    with share.noting():
-        first = share.read(share.micro_batches[0]) if keeps_first and share.micro_batches and share.is_sound else None
-        with torch.no_grad():
-            for micro_batch in share.micro_batches[first is not None :] if share.is_sound else ():
-                own.append(_embedded(task, share, forward, share.read_for_two_passes(micro_batch), micro_batch))
-        _undo_passes(share)  # statistics move by the second pass
-        if first is not None:
-            kept = _embedded(task, share, forward, first, share.micro_batches[0])
-            own.insert(0, Embeddings(*(tensor.detach() for tensor in kept)))
+    own = list[Embeddings]()
+    keeps = keeps_only and len(share.micro_batches) == 1
+    with share.noting(), torch.set_grad_enabled(keeps):
+        for micro_batch in share.micro_batches if share.is_sound else ():
+            batch = share.read(micro_batch) if keeps else share.read_for_two_passes(micro_batch)
+            with share.passing(micro_batch):
+                own.append(task.embed(forward, batch))
+                share.state.buffers.end_forward()
+    if not (keeps and share.is_sound):
+        share.state.buffers.put_back()  # statistics move by the second pass
+        share.state.buffers.begin_step()
     objective = None
     if not share.state.ranks.sum_numbers(float(not share.is_sound))[0]:
         with share.noting():
-            objective = EmbeddingObjective(task, forward, share.state.ranks, share.step, own, kept)
-    if objective is None:
-        _undo_passes(share)
+            objective = EmbeddingObjective(task, forward, share.state.ranks, share.step, own, keeps)
     return objective
-
-
-def _embedded(task: CoupledTask, share: Share, forward: Callable[..., Any], batch: Tree, micro_batch: Slice) -> Embeddings:
-    with share.passing(micro_batch):
-        embeddings = task.embed(forward, batch)
-        share.state.buffers.end_forward()
-    return embeddings
-
-
-def _undo_passes(share: Share) -> None:
-    """Put the model's buffers back to what they were as the step began."""
-    share.state.buffers.put_back()
-    share.state.buffers.begin_step()
 
 
 class EmbeddingObjective:
@@ -68,15 +54,17 @@ class EmbeddingObjective:
 
     Args:
         own: this rank's embeddings, of its micro-batches in order; none where it has no samples.
-        kept: those of the first micro-batch with their graph; None: it is passed again.
+        keeps: whether they are one micro-batch's with their graph, which is not passed again.
     """
 
     def __init__(self, task: CoupledTask, forward: Callable[..., Any], ranks: Ranks, step: StepPlan, own: Sequence[Embeddings],
-                 kept: Embeddings | None) -> None:  # fmt: skip
-        self._task, self._forward, self._num_samples, self._kept = task, forward, step.samples.size, kept
+                 keeps: bool) -> None:  # fmt: skip
+        self._task, self._forward, self._num_samples = task, forward, step.samples.size
+        self._kept = own[0] if keeps else None
         share = step.share(ranks.rank)
         start = share.start - step.samples.start
-        everyones = gathered(ranks, own, [step.share(rank).size for rank in range(step.world_size)])
+        detached = [Embeddings(*(tensor.detach() for tensor in each)) for each in own]
+        everyones = gathered(ranks, detached, [step.share(rank).size for rank in range(step.world_size)])
         leaves = Embeddings(*(tensor.detach().requires_grad_() for tensor in everyones))
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         for piece in task.loss_blocks(leaves, start, start + share.size):
@@ -91,11 +79,8 @@ class EmbeddingObjective:
         return self._beginning(self._task.embed(self._forward, batch), micro_batch)
 
     def of_passed(self, micro_batch: Slice) -> Tensor | None:
-        """See `Objective`: of the first micro-batch, whose graph is given away."""
-        if self._kept is None or micro_batch.start != self._begin:
-            return None
-        kept, self._kept = self._kept, None
-        return self._beginning(kept, micro_batch)
+        """See `Objective`."""
+        return None if self._kept is None else self._beginning(self._kept, micro_batch)
 
     def _beginning(self, embeddings: Embeddings, micro_batch: Slice) -> Tensor:
         """Scale and bias, which all samples share, get their gradient in parts as large as the micro-batches."""
