@@ -4,13 +4,16 @@ import threading
 import time
 from types import TracebackType
 
+import torch
+
 from largebatch.jobs.engine.ranks.ranks import Ranks
 
-BEAT_S = 0.5
+BEAT_S = 0.1
 SHORTEST_S = 3.0
 """A shorter pause may be one of the system's own."""
-IDLE = 0.1
-"""Processor seconds per second: a call that holds Python's lock for long takes more, and a process that is stopped takes none."""
+IDLE = 0.5
+"""Processor seconds per second: a call that holds Python's lock for long takes 1 or more. A stop takes none, but what its threads compute just
+before and after."""
 
 
 class Standstill:
@@ -48,7 +51,8 @@ class Standstill:
             began_s, computed_s = time.perf_counter(), time.process_time()
             is_over = self._over.wait(self._beat_s)
             late_s = time.perf_counter() - began_s - self._beat_s
-            if late_s >= self._shortest_s and time.process_time() - computed_s < IDLE * late_s:
+            most_s = IDLE * late_s + 2 * self._beat_s * torch.get_num_threads()
+            if late_s >= self._shortest_s and time.process_time() - computed_s < most_s:
                 self.seconds += late_s
 
 

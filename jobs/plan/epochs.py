@@ -18,7 +18,9 @@ class Epochs(NamedTuple):
         if not self.starts:
             return samples / self.each
         epoch = min(bisect_right(self.starts, samples), len(self.starts) - 1) - 1
-        return epoch + (samples - self.starts[epoch]) / (self.starts[epoch + 1] - self.starts[epoch])
+        done, used = samples - self.starts[epoch], self.starts[epoch + 1] - self.starts[epoch]
+        whole, rest = (1, done - used) if done >= used else (0, done)
+        return epoch + whole + rest / max(self.each, used)
 
     def samples_in(self, epochs: float, first: float = 0.0) -> float:
         """Samples that are used in so many epochs. Args: first: where they begin, in epochs from the start."""
@@ -26,4 +28,5 @@ class Epochs(NamedTuple):
 
     def _before(self, epoch: float) -> float:
         whole = min(int(epoch), len(self.starts) - 2)
-        return self.starts[whole] + (epoch - whole) * (self.starts[whole + 1] - self.starts[whole])
+        used = self.starts[whole + 1] - self.starts[whole]
+        return self.starts[whole] + min((epoch - whole) * max(self.each, used), used)  # what an epoch drops is the end of its order

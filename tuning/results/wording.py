@@ -278,7 +278,7 @@ def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
         most_s = max(run.summary.stopped_seconds or 0.0 for run in results)
         words.append(
             f"{num_stopped} of {len(results)} runs stood still, stopped or frozen, for up to {seconds_in_words(most_s)}, which their seconds"
-            " count; steps and samples are not touched."
+            " may count; steps and samples are not touched."
         )
     return " ".join(words) or None
 

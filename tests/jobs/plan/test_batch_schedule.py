@@ -95,7 +95,7 @@ class TestMilestones:
             evaluated += [position.samples_seen] * step_plan.evaluates
         assert evaluated == begins[1:]
         straight = planned_with(warmup_epochs=2, decay="polynomial", decay_power=1, restart={"epoch": 4, "base": 0.2, "warmup_epochs": 0.5})
-        places = [*begins[1:5], begins[4] + used[4] / 4, begins[4] + used[4] / 2]
+        places = [*begins[1:5], begins[4] + 900 / 4, begins[4] + 900 / 2]  # parts of an epoch are those of one at the nominal batch
         assert [straight.learning_rate(place) for place in places] == pytest.approx([0.5 * used[0] / begins[2], 0.5, 0.25, 0.0, 0.1, 0.2], abs=1e-12)
 
     @pytest.mark.parametrize(

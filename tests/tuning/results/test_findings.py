@@ -386,7 +386,7 @@ def test_runs_that_stood_still_are_said() -> None:
     answer = answer_of(find(stopped, TARGET))
     most = seconds_in_words(max(run.summary.stopped_seconds or 0.0 for run in stopped))
     assert [sentence for sentence in answer.words if "stood still" in sentence] == [
-        f"2 of 6 runs stood still, stopped or frozen, for up to {most}, which their seconds count; steps and samples are not touched."
+        f"2 of 6 runs stood still, stopped or frozen, for up to {most}, which their seconds may count; steps and samples are not touched."
     ]
 
 

@@ -96,7 +96,7 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
     if disturbed := number_of_disturbed(findings.runs):
         doubts.append((f"other work on the machine disturbed the clock of {disturbed} of {counted(len(findings.runs), 'run')}", "a free machine"))
     if stopped := number_of_stopped(findings.runs):
-        doubts.append((f"{stopped} of {counted(len(findings.runs), 'run')} stood still for a while, which the clock counts", "runs left alone"))
+        doubts.append((f"{stopped} of {counted(len(findings.runs), 'run')} stood still for a while, which the clock may count", "runs left alone"))
     if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
         doubts.append((f"{counted(num_diverged, 'run')} diverged, and count as misses", ""))
     if findings.setting.evaluated_on == "test":
