@@ -9,18 +9,17 @@ class Epochs(NamedTuple):
     """How many samples the epochs of a run use."""
 
     each: int
-    """Of every epoch at the nominal batch."""
+    """Of every epoch; with `starts`, that its order has, whatever of its end is dropped."""
     starts: Sequence[int] = ()
-    """Samples before each epoch of the budget, and after its last, which is as long as all that would follow; empty: each has `each`."""
+    """Samples used before each epoch of the budget, and after its last, which is as long as all that would follow; empty: each uses `each`."""
 
     def at(self, samples: float) -> float:
-        """How many epochs so many samples are."""
+        """How many epochs so many used samples are."""
         if not self.starts:
             return samples / self.each
         epoch = min(bisect_right(self.starts, samples), len(self.starts) - 1) - 1
         done, used = samples - self.starts[epoch], self.starts[epoch + 1] - self.starts[epoch]
-        whole, rest = (1, done - used) if done >= used else (0, done)
-        return epoch + whole + rest / max(self.each, used)
+        return epoch + 1 + (done - used) / self.each if done >= used else epoch + done / self.each
 
     def samples_in(self, epochs: float, first: float = 0.0) -> float:
         """Samples that are used in so many epochs. Args: first: where they begin, in epochs from the start."""
@@ -28,5 +27,4 @@ class Epochs(NamedTuple):
 
     def _before(self, epoch: float) -> float:
         whole = min(int(epoch), len(self.starts) - 2)
-        used = self.starts[whole + 1] - self.starts[whole]
-        return self.starts[whole] + min((epoch - whole) * max(self.each, used), used)  # what an epoch drops is the end of its order
+        return min(self.starts[whole] + (epoch - whole) * self.each, self.starts[whole + 1])  # what is dropped is the end of the order

@@ -205,7 +205,7 @@ class TrainPlan:
             if batch.start == 0:
                 starts.append(starts[-1])
             starts[-1] += batch.size
-        return Epochs(self.samples_per_epoch, starts)
+        return Epochs(self.num_train_samples, starts)
 
     def batches(self) -> Iterator[Slice]:
         """The samples of every step from the first to the last of the budget, AdaScale's gain left out."""

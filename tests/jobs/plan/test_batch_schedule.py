@@ -95,8 +95,18 @@ class TestMilestones:
             evaluated += [position.samples_seen] * step_plan.evaluates
         assert evaluated == begins[1:]
         straight = planned_with(warmup_epochs=2, decay="polynomial", decay_power=1, restart={"epoch": 4, "base": 0.2, "warmup_epochs": 0.5})
-        places = [*begins[1:5], begins[4] + 900 / 4, begins[4] + 900 / 2]  # parts of an epoch are those of one at the nominal batch
+        places = [*begins[1:5], begins[4] + 250, begins[4] + 500]  # parts of an epoch are those of its order of 1,000
         assert [straight.learning_rate(place) for place in places] == pytest.approx([0.5 * used[0] / begins[2], 0.5, 0.25, 0.0, 0.1, 0.2], abs=1e-12)
+
+    def test_a_rate_begins_again_where_the_batch_grows_at_the_same_place(self) -> None:
+        """Of 1,090 samples 90 are dropped: the places of the batch are parts of all of them, so those of the rate are, too."""
+        place = 2 + 900 / 1090
+        rate = {"base": 0.5, "decay": "constant", "restart": {"epoch": place, "base": 0.2}}
+        facts = FEW._replace(num_train_samples=1090)
+        plan = planned({"growth": [{"epoch": place, "factor": 3}]}, facts, batch=100, last="drop", learning_rate=rate, stop={"epochs": 5.0})
+        steps = list(walked(plan))
+        assert {(step.size, step.rate) for step in steps} == {(100, 0.5), (300, 0.2)}
+        assert sum(step.size == 100 for step in steps) == 29
 
     @pytest.mark.parametrize(
         ("stretch", "growth"),
