@@ -17,7 +17,8 @@ before and after."""
 
 
 class Standstill:
-    """A context whose thread wakes up every `beat_s`: where it was late by more than `shortest_s` and the process computed nothing, nobody could.
+    """Between `begin` and `end`, or as a context: a thread wakes up every `beat_s`. Where it was late by more than `shortest_s` and the process
+    computed nothing, nobody could.
 
     A process whose storage answers nothing for so long, while Python waits for it, looks the same.
 
@@ -31,15 +32,23 @@ class Standstill:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "Standstill":
+    def begin(self) -> None:
         """Begin to watch."""
         self._thread.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def end(self) -> None:
         """Watch no longer; a stop that has just ended counts."""
         self._over.set()
         self._thread.join()
+
+    def __enter__(self) -> "Standstill":
+        """See `begin`."""
+        self.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """See `end`."""
+        self.end()
 
     def longest(self, ranks: Ranks) -> float:
         """The seconds of the rank that stood still longest: the others waited for it. Every rank must call this."""

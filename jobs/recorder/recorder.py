@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from largebatch.jobs.device import device_name, environment
 from largebatch.jobs.engine.noise_scale import NoiseSums
 from largebatch.jobs.engine.ranks.ranks import Ranks
+from largebatch.jobs.engine.standstill import Standstill, in_words
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.recorder.loop_clock import LoopClock
 from largebatch.jobs.recorder.micro_batch_noise import MicroBatch, MicroBatchNoise, finite_number_of, number_of
@@ -132,7 +133,7 @@ class Recorder:
         self._num_micro_batches = math.ceil(share / self._micro_batch_size)
         self._output_dir, self._rates = Path(output_dir), RateOfSteps(optimizer)
         self._evaluated_on: Any = evaluated_on
-        self._clock, self._noise = LoopClock(self.device), NoiseSums()
+        self._clock, self._standstill, self._noise = LoopClock(self.device), Standstill(), NoiseSums()
         self.micro_batch_noise = MicroBatchNoise(optimizer, noise_every_steps, self.ranks.world_size, self.notice)
         self._progress = RecordedProgress(num_train_samples, metric, None if target is None else float(target), tokens_per_sample)
         self._journal: Journal | None = None
@@ -171,6 +172,7 @@ class Recorder:
             raise InputError("recorder", "has recorded a run already.", "Make a new one for each run.")
         self._clock = LoopClock(self.device)
         self._rates.begin()
+        self._standstill.begin()
         if not self.ranks.is_first:
             self._journal, self._run_dir = NoJournal(), self._output_dir
             return
@@ -338,9 +340,12 @@ class Recorder:
         self._clock.leave_last_step()
         self._clock.stop_training()
         self._rates.end()
+        self._standstill.end()
         self.micro_batch_noise.close()
         if self.ranks.world_size == 1:
             progress.take_samples(progress.uncounted_samples)
+        if (stop := in_words(self._standstill.seconds, self._clock.training_s)) is not None:
+            self.notice(stop)
         if progress.has_diverged:
             outcome = Outcome.DIVERGED
         elif outcome is Outcome.FAILED:
@@ -350,7 +355,7 @@ class Recorder:
             outcome or progress.outcome, run_id=self._run_dir.name, run_dir=str(self._run_dir), world_size=world_size, training_seconds=training_s,
             global_batch_size=self.spec.batch.global_batch_size, micro_batch_size=self._micro_batch_size,
             gradient_accumulation_steps=self._num_micro_batches, evaluation_seconds=self._clock.evaluation_s, wall_seconds=self._clock.wall_s,
-            evaluated_on=self._evaluated_on, gradient_noise_scale=self._noise.noise_scale,
+            evaluated_on=self._evaluated_on, gradient_noise_scale=self._noise.noise_scale, stopped_seconds=self._standstill.seconds,
         )  # fmt: skip
         if self.ranks.is_first:
             write_text(self._run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")

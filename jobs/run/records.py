@@ -224,8 +224,8 @@ class RunSummary(Record):
     """Of the time since kernel warm-up, how much the threads of this process (of several workers: of the slowest) stood ready while other work
     had the cores, 0 to 1; None where the system does not say."""
     stopped_seconds: float | None = None
-    """For which this process (of several workers: the one that did longest) stood still while it trained and evaluated, stopped or frozen: the
-    seconds above may count these. None where nobody looked."""
+    """For which this process (of several workers: the one that did longest; of a recorded run's: the first) stood still while it trained and
+    evaluated, stopped or frozen: the seconds above may count these. None where nobody looked."""
     parameters_sha256: str | None
     run_dir: str
     mlflow_run_id: str | None

@@ -171,6 +171,30 @@ def test_a_killed_program_leaves_whole_lines_and_no_end(tmp_path: Path) -> None:
     assert (run_dir / "records.jsonl").read_bytes().endswith(b"}\n")
 
 
+def test_a_program_that_was_stopped_for_a_while_says_so(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys, torch, largebatch\n"
+        "sgd = torch.optim.SGD([torch.zeros(2, requires_grad=True)], lr=0.1)\n"
+        "said = {'model': 'net', 'dataset': 'data', 'global_batch_size': 8, 'num_train_samples': 20}\n"
+        "with largebatch.Recorder(optimizer=sgd, output_dir=sys.argv[1], **said) as recording:\n"
+        "    for number, size in enumerate(recording.training([8] * 3)):\n"
+        "        if number == 1:\n"
+        "            print('stops', flush=True)\n"
+        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "        recording.step(1.0, size)\n"
+    )
+    stopped = Forked("-c", program, tmp_path)
+    assert stopped.stdout.readline() == "stops\n"
+    time.sleep(4.5)
+    stopped.send_signal(signal.SIGCONT)
+    stopped.communicate(timeout=60)
+    (run_dir,) = tmp_path.iterdir()
+    summary = largebatch.load_run(run_dir).summary
+    assert summary is not None
+    assert 3.0 <= (summary.stopped_seconds or 0.0) <= summary.training_seconds
+    assert f"The run stood still for {summary.stopped_seconds:.0f} s (Ctrl-Z" in notices(run_dir)[-1]
+
+
 def test_ranks_add_up_what_each_of_them_read(tmp_path: Path) -> None:
     program = (
         "import sys, torch, largebatch\n"
