@@ -90,6 +90,7 @@ class BoundedConnection(H11Protocol):
         super().__init__(*arguments, **options)
         self._deadline: asyncio.TimerHandle | None = None
         self._awaits: str | None = None
+        self._is_upload, self._waits_since_s = False, 0.0
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -114,7 +115,7 @@ class BoundedConnection(H11Protocol):
         """Wait for the reader, for so long."""
         super().pause_writing()
         self._forget_unread()
-        self._unread = self.loop.call_later(self.read_s, self.give_up)
+        self._waits_since_s, self._unread = self.loop.time(), self.loop.call_later(self.read_s, self.give_up)
 
     def resume_writing(self) -> None:
         """The reader reads on."""
@@ -131,10 +132,12 @@ class BoundedConnection(H11Protocol):
         """Whether it waits for the other side: the request has not come, or not wholly, the connection is idle, or the answer is not read."""
         return self._unread is not None or self.cycle is None or self.cycle.response_complete or self.cycle.more_body
 
-    def ends_at(self) -> float:
-        """When it will be given up, in the loop's seconds; 0 for one that is idle between requests: it loses nothing."""
-        deadline = self._unread or self._deadline
-        return 0.0 if deadline is None else deadline.when()
+    def waits_since_s(self) -> float:
+        """Since when it waits, in the loop's seconds; 0 for one that is idle between requests: it loses nothing.
+
+        Not when it will be given up: bodies may take longer than headers, so half-sent bodies would outlast whoever has just come.
+        """
+        return 0.0 if self._unread is None and self._deadline is None else self._waits_since_s
 
     def give_up(self) -> None:
         """Close it, at once; it no longer counts."""
@@ -145,7 +148,7 @@ class BoundedConnection(H11Protocol):
         """Give up those that have waited longest, or this one where all others are being answered."""
         others = [other for other in self.connections if isinstance(other, BoundedConnection) and other is not self]
         waiting = (other for other in others if other.is_waiting)
-        for connection in heapq.nsmallest(min(MAKES_ROOM_FOR, most), waiting, key=BoundedConnection.ends_at) or [self]:
+        for connection in heapq.nsmallest(min(MAKES_ROOM_FOR, most), waiting, key=BoundedConnection.waits_since_s) or [self]:
             connection.give_up()
 
     def _watch(self) -> None:
@@ -156,16 +159,23 @@ class BoundedConnection(H11Protocol):
             self._set_deadline(None)
 
     def _set_deadline(self, awaits: str | None) -> None:
-        """More of the same gives no more time. Args: awaits: "headers", "body" or nothing."""
+        """More of the same gives no more time, but an upload, whose sender is known, waits since its last part.
+
+        Args: awaits: "headers", "body" or nothing.
+        """
         if awaits == self._awaits:
+            if self._is_upload:
+                self._waits_since_s = self.loop.time()
             return
         if self._deadline is not None:
             self._deadline.cancel()
-        self._awaits, self._deadline = awaits, None
+        self._awaits, self._deadline, self._is_upload = awaits, None, False
         if awaits is not None:
-            self._deadline = self.loop.call_later(self.headers_s if awaits == "headers" else self._body_s(), self.give_up)
+            within_s = self.headers_s if awaits == "headers" else self._body_within_s()
+            self._is_upload = awaits == "body" and within_s > self.body_s
+            self._waits_since_s, self._deadline = self.loop.time(), self.loop.call_later(within_s, self.give_up)
 
-    def _body_s(self) -> float:
+    def _body_within_s(self) -> float:
         content_type = next((value for name, value in self.scope["headers"] if name == b"content-type"), b"").decode("latin-1")
         asked = (self.scope["method"], self.scope["path"], content_type)
         if is_added_run(*asked):

@@ -27,6 +27,7 @@ from largebatch.service.api.rate_limit import RateLimit
 from largebatch.service.api.routes.operations import SharedAnswer
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+HALF_BODY = b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
 LARGE = 64 << 20
 FILES = 300
 """That a service may open here; it holds about 40 by itself."""
@@ -208,6 +209,43 @@ def test_half_sent_requests_do_not_shut_others_out(short_of_files: Service, read
     assert "Traceback" not in service.log
     assert "out of system resource" not in service.log
     assert len(service.log) - before < 20_000
+
+
+class TestWhoMakesRoom:
+    """Beside half-sent requests of others: more than there is room for."""
+
+    @staticmethod
+    def half_sent(service: Service, stack: contextlib.ExitStack, half: bytes, number: int) -> None:
+        """Leave so many half-sent requests open, all of them accepted or given up by then."""
+        for _ in range(number):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=5))
+            with contextlib.suppress(OSError):
+                connection.sendall(half)
+        assert httpx.get(f"{service.url}/healthz", timeout=5, verify=NO_TLS).status_code == 200
+
+    @pytest.mark.parametrize("half", [HALF, HALF_BODY], ids=["headers", "bodies"])
+    def test_not_who_has_just_come(self, short_of_files: Service, reader: dict[str, str], half: bytes) -> None:
+        """Though bodies have a longer deadline than headers. The request comes after another forty connections, more than make room at a time."""
+        service = short_of_files
+        with contextlib.ExitStack() as stack:
+            self.half_sent(service, stack, half, FILES)
+            with socket.create_connection(("127.0.0.1", service.port), timeout=5) as honest:
+                self.half_sent(service, stack, half, 40)
+                honest.sendall(f"GET /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {reader['Authorization']}\r\n\r\n".encode())
+                assert honest.recv(15).split()[1:2] == [b"200"]
+
+    def test_not_an_upload_that_goes_on(self, short_of_files: Service) -> None:
+        """Though it came first."""
+        service, token = short_of_files, new_token(short_of_files.runs_dir, "ann", "--scope", "submit")
+        with contextlib.ExitStack() as stack, socket.create_connection(("127.0.0.1", service.port), timeout=5) as upload:
+            begun = f"POST /v1/code HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\nContent-Length: 1000\r\n\r\n"
+            upload.sendall(begun.encode())
+            self.half_sent(service, stack, HALF_BODY, 60)
+            for _ in range(3):
+                upload.sendall(b"0" * 200)
+                self.half_sent(service, stack, HALF_BODY, 40)
+            upload.sendall(b"0" * 400)
+            assert upload.recv(15).split()[1:2] == [b"422"]  # it is no zip
 
 
 def test_many_connections_at_one_moment_are_accepted_as_there_is_room(short_of_files: Service, reader: dict[str, str]) -> None:
