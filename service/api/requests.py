@@ -58,8 +58,8 @@ def _name(text: str) -> str:
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    if len(tags) > MOST_TAGS or not all(re.fullmatch(TAG, tag) for tag in tags):
-        raise ValueError(f"at most {MOST_TAGS} tags, each of at most 40 characters and without spaces, commas and #")
+    if len(tags) > MOST_TAGS or not all(re.fullmatch(TAG, tag) and tag.isprintable() for tag in tags):
+        raise ValueError(f"at most {MOST_TAGS} tags, each of at most 40 characters that can be printed, without spaces, commas and #")
     return tuple(dict.fromkeys(tags))
 
 

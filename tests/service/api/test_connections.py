@@ -383,6 +383,12 @@ class TestLogs:
         told = [seldom.left_out(f"kind {number}") for number in range(3 * MOST_KINDS)]
         assert [number is not None for number in told].count(True) == MOST_KINDS + 1
 
+    def test_a_path_that_is_asked_for_commands_no_terminal(self, service: Service) -> None:
+        """Of the usual log; as JSON it is written out anyway."""
+        assert httpx.put(f"{service.url}/runs/%1bc%c2%9b1m%00é", verify=NO_TLS).status_code == 405
+        assert r"path=/runs/\x1bc\x9b1m\x00é " in service.log
+        assert not set("\x1b\x9b\0") & set(service.log)
+
     def test_a_library_s_message_too(self, caplog: pytest.LogCaptureFixture) -> None:
         logger = logging.getLogger("a library")
         now_s = 0.0

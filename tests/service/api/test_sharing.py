@@ -81,7 +81,7 @@ def test_a_name_tags_and_notes(people: dict[str, httpx.Client]) -> None:
     assert listed(people["ann"], q="größe 7") in ({job_id}, set()), "SQLite knows upper and lower case of ASCII alone"
     for changed, field in (
         ({"name": ""}, "name"), ({"name": "x" * 101}, "name"), ({"name": "a\nb"}, "name"), ({"tags": ["a b"]}, "tags"),
-        ({"tags": ["t"] * 21}, "tags"),
+        ({"tags": ["t"] * 21}, "tags"), ({"tags": ["\x1bc"]}, "tags"),
         ({"notes": "x" * 2001}, "notes"), ({"owner": "bob"}, "owner"), ({"tags": "ab"}, "tags"),
     ):  # fmt: skip
         refused = people["ann"].patch(f"/v1/runs/{job_id}", json=changed)
