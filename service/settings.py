@@ -120,6 +120,15 @@ class Settings:
         return self.runs_dir / ".service"
 
 
+def make_folder(field: str, folder: Path, mode: int = 0o777) -> None:
+    """Make a folder where there is none. Raises: InputError where there can be none."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        problem = "is there, and no folder" if isinstance(error, FileExistsError) else f"cannot be made a folder ({error.strerror})"
+        raise InputError(field, f"{folder} {problem}.", "Give another one, or make it for this user.") from error
+
+
 def _is_relative(uri: str) -> bool:
     """Whether an address of MLflow's means another place for a process of another folder."""
     return (uri.startswith("sqlite:///") and not uri.startswith("sqlite:////")) or (

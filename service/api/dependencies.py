@@ -27,7 +27,7 @@ from largebatch.service.present.elsewhere import Elsewhere, backend_server, trac
 from largebatch.service.queue.one_host import OneHost
 from largebatch.service.queue.reconcile import Reconciler
 from largebatch.service.queue.run_folders import RunCopies, RunFolders
-from largebatch.service.settings import Settings
+from largebatch.service.settings import Settings, make_folder
 
 T = TypeVar("T")
 WAIT_S = 30.0
@@ -141,8 +141,8 @@ class Dependencies:
 
 def make_dependencies(settings: Settings) -> Dependencies:
     """Connect to the database, and choose the backend. Raises: InputError, DatabaseError."""
-    settings.runs_dir.mkdir(parents=True, exist_ok=True)
-    settings.state_dir.mkdir(mode=0o700, exist_ok=True)
+    make_folder("--runs-dir", settings.runs_dir)
+    make_folder("--runs-dir", settings.state_dir, mode=0o700)
     engine = open_database(settings)
     store, tokens, bundles = Store(engine), Tokens(engine), Bundles(engine, settings.max_code_bytes_per_owner)
     code = bundles.content if settings.allows_code else no_code

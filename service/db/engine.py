@@ -18,12 +18,17 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from largebatch.jobs.errors import FaultError, InputError
-from largebatch.service.settings import Settings
+from largebatch.service.settings import Settings, make_folder
 
 HERE = Path(__file__).parent
 BUSY_S = 15
 POOL = 20
 POSTGRESQL_DISK_FULL = "53100"
+UNUSABLE = {
+    sqlite3.SQLITE_NOTADB: "is no SQLite database", sqlite3.SQLITE_CORRUPT: "is damaged", sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_READONLY: "cannot be written by this user",
+}  # fmt: skip
+"""What no second try makes better of SQLite's file, by the code's last byte; the rest says more closely why."""
 _sqlite_writer = threading.Lock()
 _look = threading.local()
 """The connection of the look that a thread is at."""
@@ -66,7 +71,7 @@ def connect(url: str, busy_s: float = BUSY_S) -> Engine:
 
 def _for_its_owner_alone(file: Path) -> None:
     """Let a database's file, and what SQLite puts beside it, which takes over its mode, be read by this user alone; it holds digests of tokens."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder("database", file.parent)
     with contextlib.suppress(OSError):  # SQLite says in a moment what is wrong with it, and another user's stays theirs
         file.touch(mode=0o600)
         file.chmod(0o600)
@@ -132,6 +137,9 @@ def _faults() -> Iterator[None]:
     except (DBAPIError, sqlalchemy.exc.TimeoutError) as error:
         if isinstance(error, DBAPIError) and _is_full(error.orig):
             raise DatabaseError("database", "cannot write: its disk is full.", "Free some space there.") from error
+        if isinstance(error, DBAPIError) and (unusable := UNUSABLE.get(getattr(error.orig, "sqlite_errorcode", 0) & 0xFF)):
+            hint = "Look at the file, service.sqlite among the runs unless told otherwise: a backup may take its place."
+            raise DatabaseError("database", f"its file {unusable}.", hint) from error
         # The driver's text can hold the address with its password; its type says enough.
         kind = type(error.orig).__name__ if isinstance(error, DBAPIError) else type(error).__name__
         raise DatabaseError("database", f"does not answer ({kind}).", "Try again in a moment.") from error

@@ -18,10 +18,12 @@ from alembic.migration import MigrationContext
 from servers import postgres_bin
 
 from largebatch.jobs.errors import InputError
-from largebatch.service.db.engine import DatabaseError, connect, reading, refuse_outdated, revision, upgrade, writing
+from largebatch.service.api.dependencies import make_dependencies
+from largebatch.service.db.engine import DatabaseError, connect, open_database, reading, refuse_outdated, revision, upgrade, writing
 from largebatch.service.db.store import ConflictError, GoneError, Store
 from largebatch.service.db.tables import jobs, metadata
 from largebatch.service.job import Job, Kind, State
+from largebatch.service.settings import Settings
 
 
 def new_job(number: int = 0, **parts: object) -> Job:
@@ -212,6 +214,39 @@ def test_a_full_disk_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match="its disk is full"), writing(engine) as connection:
         connection.exec_driver_sql("CREATE TABLE large AS SELECT zeroblob(1000000) AS zeros")
     engine.dispose()
+
+
+def no_database(file: Path) -> None:
+    file.write_bytes(b"notes of mine" * 100)
+
+
+def damaged(file: Path) -> None:
+    engine = connect(f"sqlite:///{file}")
+    upgrade(engine)
+    engine.dispose()
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+
+
+@pytest.mark.parametrize(("spoil", "words"), [(no_database, "is no SQLite database"), (damaged, "is damaged"), (Path.mkdir, "cannot be opened")])
+def test_a_file_that_no_second_try_makes_better_is_called_what_it_is(spoil: Callable[[Path], None], words: str, tmp_path: Path) -> None:
+    spoil(tmp_path / "service.sqlite")
+    with pytest.raises(DatabaseError, match=f"its file {words}") as refused:
+        open_database(Settings(runs_dir=tmp_path))
+    assert "try again" not in refused.value.hint.lower()
+
+
+@pytest.mark.parametrize("url", [None, "postgresql://nobody@127.0.0.1:1/nothing"])
+def test_a_runs_folder_that_is_none_is_refused_by_name(url: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "runs"
+    file.touch()
+    with pytest.raises(InputError, match="is there, and no folder"):
+        make_dependencies(Settings(runs_dir=file, database_url=url))
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        make_dependencies(Settings(runs_dir=file / "below", database_url=url))
+    if url is None:
+        with pytest.raises(InputError, match="is there, and no folder"):  # of a command that makes tokens
+            open_database(Settings(runs_dir=file))
 
 
 def test_lists_use_an_index(store: Store) -> None:
