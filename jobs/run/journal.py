@@ -15,6 +15,8 @@ from largebatch.jobs.run.records import FAILED, EndRecord, EvalRecord, JournalRe
 from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.jobs.whole_files import storage_errors
 
+LONGEST_LINE = 1 << 20
+"""Bytes; no record of ours comes near it, and whoever shows records need not hold more of somebody else's."""
 _ADAPTER: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
 
 
@@ -48,7 +50,7 @@ class Journal:
 def parse_line(line: bytes | str) -> JournalRecord | None:
     """The record of one line; None if the line was cut short or is not ours."""
     try:
-        return _ADAPTER.validate_json(line)
+        return _ADAPTER.validate_json(line) if len(line) <= LONGEST_LINE else None
     except pydantic.ValidationError:
         return None
 

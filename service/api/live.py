@@ -16,6 +16,7 @@ import structlog
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from largebatch.jobs.errors import FaultError
+from largebatch.jobs.run.journal import LONGEST_LINE
 from largebatch.jobs.run.json_lines import CHUNK_BYTES, parse_object, read_last_lines, read_lines
 from largebatch.jobs.run.run_folder import JOURNAL
 from largebatch.service.db.store import Store
@@ -294,7 +295,7 @@ def read_events(path: Path, start: int, end: int | None = None, chunk_bytes: int
 
 def _name_of(line: bytes) -> str | None:
     """A line's event: a journal's line names it itself; a ledger's is a run that was decided on, or how one ended."""
-    document = parse_object(line) or {}  # a kill cut it short
+    document = (parse_object(line) if len(line) <= LONGEST_LINE else None) or {}  # a kill cut it short, or it is none of ours
     kind = document.get("kind", "ending" if "how" in document else "trial" if "phase" in document else None)
     return kind if isinstance(kind, str) and kind.isalpha() else None
 

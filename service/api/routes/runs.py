@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.run.journal import LONGEST_LINE
 from largebatch.jobs.run.json_lines import parse_object, read_all_lines
 from largebatch.jobs.run.run_folder import JOURNAL, SPEC
 from largebatch.service.api.auth import Who
@@ -27,6 +28,8 @@ router = APIRouter(prefix="/v1/runs", tags=["runs"], responses=ERRORS, route_cla
 recipes = APIRouter(prefix="/v1/recipes", tags=["recipes"], responses=ERRORS)
 MOST_RECORDS = 5000
 SCAN_BYTES = 8 << 20
+ANSWER_BYTES = 1 << 20
+"""Of records in one answer, but for its last: answers that nobody reads wait in memory, one on each connection."""
 
 
 class Records(BaseModel):
@@ -96,14 +99,15 @@ def records(
 ) -> Records:
     """The journal's records. Those beyond a later start record's step are superseded by it."""
     items: list[dict[str, Any]] = []
-    ends, num_unreadable = after, 0
+    ends, num_unreadable, num_bytes = after, 0, 0
     for line, ends in read_all_lines(deps.folder(deps.visible(job_id, Kind.RUN, who)) / JOURNAL, after):
-        record = parse_object(line)
+        record = parse_object(line) if len(line) <= LONGEST_LINE else None
         if record is None or not isinstance(record.get("kind"), str):
             num_unreadable += bool(line)
         elif kind is None or record["kind"] == kind:
             items.append(record)
-        if len(items) == limit or ends - after >= SCAN_BYTES:
+            num_bytes += len(line)
+        if len(items) == limit or num_bytes >= ANSWER_BYTES or ends - after >= SCAN_BYTES:
             return Records(items=items, next_after=ends, is_complete=False, num_unreadable=num_unreadable)
     return Records(items=items, next_after=ends, is_complete=True, num_unreadable=num_unreadable)
 

@@ -21,6 +21,7 @@ ODD = {
     "no UTF-8": b'\xff\xfe{"kind": "step"}',
     "a number that is none": b'{"kind": "evaluation", "scores": {"loss": NaN}}',
     "a number beyond any": b'{"kind": "step", "step": 1, "loss": 1e400}',
+    "a text of megabytes": b'{"kind": "notice", "step": 1, "text": "' + b"x" * (2 << 20) + b'"}',
     "a number of thousands of digits": b'{"kind": "step", "step": ' + b"9" * 5000 + b"}",
 }
 
@@ -51,6 +52,25 @@ def test_an_odd_line_costs_itself_alone(name: str, service: Service, job_id: str
         told = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: ")]
         assert len([one for one in told if "kind" in one and "step" in one]) >= len(before["items"]) - 1
         assert httpx.get(f"{service.url}/readyz", verify=NO_TLS).json()["checks"]["watcher"] == "ok"
+    finally:
+        journal.write_bytes(whole)
+
+
+def test_an_answer_holds_about_a_mebibyte_and_the_next_goes_on(service: Service, job_id: str) -> None:
+    """Answers that nobody reads wait in memory, one on each connection."""
+    journal = service.runs_dir / job_id / "records.jsonl"
+    whole = journal.read_bytes()
+    notices = [{"kind": "notice", "step": 1, "text": f"{number} " + "x" * 100_000} for number in range(40)]
+    journal.write_bytes(whole + b"".join(json.dumps(notice).encode() + b"\n" for notice in notices))
+    try:
+        after, told, sizes, is_complete = len(whole), list[dict[str, object]](), list[int](), False
+        while not is_complete:
+            answer = httpx.get(f"{service.url}/v1/runs/{job_id}/records", params={"after": after, "limit": 5000}, verify=NO_TLS)
+            after, is_complete = answer.json()["next_after"], answer.json()["is_complete"]
+            told, sizes = told + answer.json()["items"], [*sizes, len(answer.content)]
+        assert told == notices
+        assert max(sizes) < 1.2 * (1 << 20)
+        assert len(sizes) < 6
     finally:
         journal.write_bytes(whole)
 
