@@ -22,6 +22,7 @@ class Clock:
         self.training_s = self.evaluation_s = 0.0
         self._began = time.perf_counter() if began is None else began
         self._training_since: float | None = None
+        self._evaluates = False
 
     def go_on_from(self, training_s: float, evaluation_s: float, wall_s: float) -> None:
         """Count what earlier processes of this run spent too; the beginning of this process stays."""
@@ -61,12 +62,16 @@ class Clock:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Count what is inside as evaluation."""
-        began = self._now()
+        """Count what is inside as evaluation, once where it is inside of itself."""
+        if self._evaluates:
+            yield
+            return
+        began, self._evaluates = self._now(), True
         try:
             yield
         finally:
             self.evaluation_s += self._now() - began
+            self._evaluates = False
 
     def _now(self) -> float:
         if self._device.type == "cuda":

@@ -57,7 +57,7 @@ def budget_command(job_id: str, minutes: str) -> str:
 
 def as_a_service_says_it(job_id: str, reason: str) -> str:
     """Why a job has failed, with a study's advice to its own command as the one that a service's people can follow."""
-    return re.sub(r"Use --budget (\d+m)[^.]*", lambda found: f"Use: {budget_command(job_id, found[1])}", reason)
+    return re.sub(r"Use --budget (\d+m)(?: --resume \S+)?[^.]*", lambda found: f"Use: {budget_command(job_id, found[1])}", reason)
 
 
 def file_command(command: str, file: str, document: Mapping[str, Any], options: str = "") -> str:

@@ -386,6 +386,21 @@ def test_what_comes_after_the_last_step_is_no_training(way: str, loss: float | N
     assert seconds[1] <= run.summary.training_seconds < evaluation_s
 
 
+def test_an_evaluation_inside_of_itself_counts_once() -> None:
+    """A person's own evaluation function, called from a loop that already says it evaluates."""
+    clock = LoopClock(torch.device("cpu"))
+    with clock.evaluating():
+        with clock.evaluating():
+            time.sleep(0.05)
+        assert clock.evaluation_s == 0.0, "it has not ended"
+        time.sleep(0.05)
+    once = clock.evaluation_s
+    assert 0.1 <= once <= clock.wall_s
+    with clock.evaluating():
+        time.sleep(0.01)
+    assert clock.evaluation_s >= once + 0.01
+
+
 def test_on_a_gpu_that_is_not_waited_for_the_last_step_has_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     waits = []
     monkeypatch.setattr(torch.cuda, "synchronize", waits.append)

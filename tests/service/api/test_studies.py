@@ -96,7 +96,7 @@ def test_how_far_it_is_follows_from_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_study_that_had_too_little_time_says_how_much_is_enough() -> None:
-    own = "InputError: --budget: 12 s hold no sweep of this recipe. Use --budget 2m --resume it-2026: what was measured is kept."
+    own = "InputError: --budget: 12 s hold no sweep of this recipe. Use --budget 2m --resume it-v1.5-2026: what was measured is kept."
     refused = as_a_service_says_it("it", own)
     assert refused == "InputError: --budget: 12 s hold no sweep of this recipe. Use: largebatch remote resume it --budget 2m."
     (remedy,) = next_steps(study(budget_s=12.0).model_copy(update={"state": State.FAILED, "reason": refused})).remedies
