@@ -1,6 +1,8 @@
 """What a model begins with beside fresh weights: those of a file, and parameters that stay as they are."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,7 @@ def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
     taken = {name: value for name, value in weights.items() if name in own}
     _refuse_unlike(own, taken, given)
     if not taken:
-        hint = f"The file begins with {next(iter(weights))}, the model with {next(iter(own))}."
-        raise SpecError("model.weights", f"nothing in {given} bears a name of this model's.", hint)
+        raise SpecError("model.weights", f"nothing in {given} bears a name of this model's.", _why_nothing_fits(weights, own))
     try:
         model.load_state_dict(taken, strict=False)
     except ANYTHING as error:  # a person's own load_state_dict may raise anything
@@ -56,6 +57,21 @@ def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
     if left_over:
         notice += f" Left over in the file: {_listed(left_over)}."
     return notice
+
+
+def _why_nothing_fits(weights: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What to do with a file of which no name is the model's: most often one of the two is wrapped."""
+    if prefix := _prefix(weights, own):
+        return f"The file's names begin with {prefix!r}, which a wrapper gave them: write the state_dict of the model inside of it."
+    if prefix := _prefix(own, weights):
+        return f"The model's names begin with {prefix!r}: write the file with names that do, or load it where the model is built."
+    return f"The file begins with {next(iter(weights))}, the model with {next(iter(own))}."
+
+
+def _prefix(longer: Iterable[str], shorter: Collection[str]) -> str:
+    """What most often stands before one of some names in another; nothing where it never does."""
+    found = Counter(name[:at] for name in longer for at in (dot.end() for dot in re.finditer(r"\.", name)) if name[at:] in shorter)
+    return found.most_common(1)[0][0] if found else ""
 
 
 def _refuse_unlike(own: Mapping[str, Any], taken: Mapping[str, Any], given: str) -> None:

@@ -66,8 +66,19 @@ def read_weights(given: str, data_dir: Path) -> dict[str, Any]:
     except Exception as error:  # strange bytes raise almost anything
         raise SpecError("model.weights", f"{path} cannot be read: {described(error)}.", f"Write it with {WEIGHT_FILES[path.suffix]}.") from error
     if not isinstance(weights, dict) or not any(isinstance(value, Tensor) for value in weights.values()):
-        raise SpecError("model.weights", f"{path} holds no plain state_dict.", f"Write it with {WEIGHT_FILES[path.suffix]}.")
+        raise SpecError("model.weights", f"{path} holds no plain state_dict.", _how_it_becomes_one(weights, path))
     return weights
+
+
+def _how_it_becomes_one(loaded: Any, path: Path) -> str:
+    """What to do with a file of something else: a checkpoint has the state_dict inside."""
+    if isinstance(loaded, dict) and {"spec", "state"} <= loaded.keys():
+        return f"It is a checkpoint of a run: largebatch export RUN --output weights{path.suffix} writes the run's weights."
+    parts = loaded.items() if isinstance(loaded, dict) else ()
+    inside = [str(name) for name, part in parts if isinstance(part, Mapping) and any(isinstance(value, Tensor) for value in part.values())]
+    if path.suffix == ".pt" and len(inside) == 1:
+        return f"It has one under {inside[0]!r}: torch.save(torch.load({str(path)!r})[{inside[0]!r}], path) writes that alone."
+    return f"Write it with {WEIGHT_FILES[path.suffix]}."
 
 
 def place(value: Any) -> Any:

@@ -121,12 +121,18 @@ def test_a_file_that_does_not_fit_is_refused_in_a_sentence(tmp_path: Path) -> No
     torch.save(build(4, width=5).state_dict(), tmp_path / "narrow.pt")
     torch.save({"module.x": torch.ones(2)}, tmp_path / "strange.pt")
     torch.save({"spec": {}, "state": {"model": other_weights()}}, tmp_path / "checkpoint.pt")
+    torch.save({"epoch": 3, "state_dict": other_weights(), "optimizer": {"state": {}}}, tmp_path / "trainer.pt")
+    torch.save({f"_orig_mod.module.{name}": value for name, value in other_weights().items()}, tmp_path / "wrapped.pt")
+    torch.save({name.removeprefix("hidden."): value for name, value in other_weights().items() if name.startswith("hidden.")}, tmp_path / "part.pt")
     (tmp_path / "torn.pt").write_bytes(b"PK")
     (tmp_path / "torn.safetensors").write_bytes(b"PK")
     for name, sentence in {
         "narrow.pt": r"hidden\.weight has the shape \(5, 16\) in narrow\.pt and \(8, 16\) in the model\.",
         "strange.pt": r"nothing in strange\.pt bears a name of this model's\. The file begins with module\.x, the model with hidden\.weight\.",
-        "checkpoint.pt": r"checkpoint\.pt holds no plain state_dict\. Write it with torch\.save",
+        "trainer.pt": r"trainer\.pt holds no plain state_dict\. .* 'state_dict': torch\.save\(torch\.load\('.*trainer\.pt'\)\['state_dict'\], path\)",
+        "wrapped.pt": r"nothing in .* The file's names begin with '_orig_mod\.module\.', which a wrapper gave them: write the state_dict",
+        "part.pt": r"nothing in part\.pt .* The model's names begin with 'hidden\.': write the file with names that do",
+        "checkpoint.pt": r"checkpoint\.pt holds no plain state_dict\. It is a checkpoint of a run: largebatch export RUN --output weights\.pt",
         "torn.pt": r"torn\.pt cannot be read: ",
         "torn.safetensors": r"torn\.safetensors cannot be read: ",
         "nowhere.pt": r"there is no file nowhere\.pt, neither in the data folder .* nor as it is given\.",
