@@ -47,6 +47,18 @@ class GoneError(LargebatchError):
 SHORT_ID = r"[0-9a-f]{8}"
 _BY_SHORT_ID = sa.select(jobs).where(jobs.c.id.like(sa.bindparam("ending"))).limit(2)
 _BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
+_IN_STATES = sa.select(jobs).where(jobs.c.state.in_(sa.bindparam("states", expanding=True))).order_by(jobs.c.created_at_s, jobs.c.id)
+
+
+def _front() -> sa.Select[Any]:
+    """The front of the queue: the highest priorities first, the oldest of each owner among them."""
+    turn = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
+    ranked = sa.select(*BRIEF, turn.label("turn")).where(jobs.c.state == State.QUEUED).subquery()
+    return sa.select(ranked).order_by(ranked.c.turn).limit(sa.bindparam("most", type_=sa.Integer))
+
+
+_FRONT = _front()
+"""Made once, as the others are: it is asked for twice a second, and making it takes longer than asking."""
 _TAKE_LEASE = """
     INSERT INTO leases (name, holder, expires_at_s) VALUES (:name, :holder, {now} + :seconds)
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at_s = excluded.expires_at_s
@@ -232,7 +244,7 @@ class Store:
 
     def in_states(self, states: Iterable[State], limit: int | None = None) -> list[Job]:
         """All jobs in these states, oldest first."""
-        return self._jobs(sa.select(jobs).where(jobs.c.state.in_([*states])).order_by(jobs.c.created_at_s, jobs.c.id).limit(limit))
+        return self._jobs(_IN_STATES.limit(limit), states=[*states])
 
     def active_ids(self) -> list[str]:
         """The ids of what the backend may have something of."""
@@ -241,9 +253,7 @@ class Store:
 
     def waiting(self, limit: int) -> list[Job]:
         """The queue's front, in brief: the highest priorities first, the oldest of each owner among them."""
-        turn = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
-        ranked = sa.select(*BRIEF, turn.label("turn")).where(jobs.c.state == State.QUEUED).subquery()
-        return self._jobs(sa.select(ranked).order_by(ranked.c.turn).limit(limit))
+        return self._jobs(_FRONT, most=limit)
 
     def move(self, job: Job, state: State, **changes: Any) -> Job | None:
         """Move a job if it still stands as `job` says. Returns it as it is then; None if it has moved meanwhile."""
