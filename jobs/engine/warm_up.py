@@ -123,18 +123,25 @@ def activation_bytes_per_sample(spec: TrainSpec, task: Task, model: nn.Module, d
     Where blocks run once more in the backward pass, what is kept beside them and the most that one of them keeps then.
     """
     parameters, largest_block = {_memory_of(parameter) for parameter in model.parameters()}, 0
+    lets_go, was_asked_back = True, False
 
     @contextmanager
     def counting() -> Iterator[dict[StorageWeakRef, int]]:
         sizes: dict[StorageWeakRef, int] = {}
 
-        def count(tensor: Tensor) -> None:
+        def count(tensor: Tensor) -> Tensor | None:
             """Counts what would be kept, and lets go of it: there is no backward pass, and the memory of one is not needed."""
             storage = _memory_of(tensor)
             if storage not in parameters:
                 sizes[storage] = tensor.untyped_storage().nbytes()
+            return None if lets_go else tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        def give_back(tensor: Any) -> Any:
+            nonlocal was_asked_back
+            was_asked_back = True
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, give_back):
             yield sizes
 
     def counted(function: Callable[..., Any], *values: Any) -> Any:
@@ -145,10 +152,20 @@ def activation_bytes_per_sample(spec: TrainSpec, task: Task, model: nn.Module, d
         largest_block = max(largest_block, sum(within.values()))
         return run_again(function, *values)  # so that no more than one block is held whole
 
+    def kept() -> dict[StorageWeakRef, int]:
+        with blocks_called_by(model, counted), counting() as sizes:
+            _blank_forward(spec, task, model, dataset)
+        return sizes
+
     inputs: dict[StorageWeakRef, int] = {}
-    with blocks_called_by(model, counted), counting() as kept:
-        _blank_forward(spec, task, model, dataset)
-    return (sum({**kept, **inputs}.values()) + largest_block) // NUM_BLANK + 1
+    try:
+        sizes = kept()
+    except PlanError:
+        if not was_asked_back:
+            raise
+        lets_go = False  # it takes a gradient of its own, as a loss that goes by its inputs' does
+        sizes = kept()
+    return (sum({**sizes, **inputs}.values()) + largest_block) // NUM_BLANK + 1
 
 
 def _memory_of(tensor: Tensor) -> StorageWeakRef:

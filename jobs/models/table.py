@@ -145,6 +145,9 @@ def _own(spec: ModelSpec, dataset: Dataset, seed: int) -> nn.Module:
                 f"{spec.entry_point}{part} is shared among devices already (DataParallel), and largebatch shares each batch itself.",
                 "Return the module inside, and give --workers.",
             )
+        if isinstance(module, torch.jit.ScriptModule):
+            problem = f"{spec.entry_point}{part} is a ScriptModule (torch.jit), whose inside nothing can follow."
+            raise SpecError("model.entry_point", problem, "Return the module that it was made of, and set compile: true where it is to be fast.")
         if type(module).__name__ == "OptimizedModule" and type(module).__module__.startswith("torch._dynamo"):
             raise SpecError("model.entry_point", f"{spec.entry_point}{part} is compiled already.", "Return the module itself, and set compile: true.")
     return model

@@ -21,6 +21,7 @@ from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coup
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
 from largebatch.jobs.engine.model_check.own_task import refuse_coupled_preparation, refuse_no_scores, refuse_no_sums, refuse_odd_weights
 from largebatch.jobs.engine.model_check.passes import Passes, difference
+from largebatch.jobs.engine.model_check.unregistered import refuse_unregistered
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
@@ -73,6 +74,7 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     check = ModelCheck(Passes(spec, model, task), train, others, test, evaluated, Findings())
     with _leaves_no_trace(check):
         find_moved_buffers(check.passes, train, check.findings)
+        refuse_unregistered(check.passes, train)
         check.passes.evaluation(test)
         if is_own:
             refuse_odd_weights(task, train)

@@ -108,6 +108,14 @@ class Passes:
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(outputs, [tensor.detach() / scale for tensor in gradient], float(probe.detach()))
 
+    def probed(self, batch: Tree) -> Tensor:
+        """The task's number of a pass in training, with its graph."""
+        self.begin()
+        with errors_in_words(batch, "training", self.model, self.task), _only(self.model, ()):
+            probe, _ = self._forward(batch, "training")
+            self._forward_pass.end()
+        return probe
+
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, param) for name, param in self.model.named_parameters() if param.requires_grad]
 

@@ -3,6 +3,7 @@
 import copy
 import random
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -272,6 +273,10 @@ def wrapped(num_classes: int, how: str) -> nn.Module:
     model = nn.Linear(8, num_classes)
     if how == "parallel":
         return nn.DataParallel(model)
+    if how == "scripted":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch says that torch.jit goes
+            return nn.Sequential(torch.jit.script(model))
     # What torch.compile returns, without its three seconds of imports.
     kind = type("OptimizedModule", (nn.Sequential,), {"__module__": "torch._dynamo.eval_frame"})
     return kind(model)
@@ -339,11 +344,11 @@ class Late(nn.Module):
 
 
 def midway(num_classes: int, kind: str) -> nn.Module:
-    """Changes what trains in the twelfth pass of training."""
+    """Changes what trains in a pass of training that is none of the check."""
 
     def forward(model: Any, x: Tensor) -> Tensor:
         model.passes += model.training
-        if model.passes == 12:
+        if model.passes == 16:
             if kind == "new":
                 model.other = nn.Linear(8, 3)
             elif kind == "replaced":

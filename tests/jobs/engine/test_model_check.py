@@ -69,7 +69,7 @@ def test_where_a_step_is_one_pass_there_is_no_split_to_speak_of() -> None:
     assert prepared("good", {"kind": "functional dropout"}, **ONE_PASS).findings.notices == []
 
 
-@pytest.mark.parametrize("how", ["parallel", "compiled"])
+@pytest.mark.parametrize("how", ["parallel", "compiled", "scripted"])
 def test_wrappers_that_do_what_the_spec_does_are_refused(how: str) -> None:
     with pytest.raises(SpecError, match="Return the module"):
         prepared("wrapped", {"how": how})

@@ -1,0 +1,67 @@
+"""Refuses what takes part in the loss and asks for a gradient, but is none of the model's parameters: layers in a plain list, most often.
+
+No optimizer reaches it, no checkpoint has it and no other device gets it: the run would train a part of what its author wrote.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.errors import PlanError
+from largebatch.jobs.samples.trees import Tree
+
+
+def refuse_unregistered(passes: Passes, batch: Tree) -> None:
+    """Raise PlanError for a tensor that passes ask a gradient of and that is no parameter of the model.
+
+    One that is made anew in each pass is none to train: the inputs, for one, in a loss that goes by their gradient.
+    """
+    own = {id(param) for param in passes.model.parameters()}
+    before, after = (_asked(passes.probed(batch)) for _ in range(2))
+    for place, tensor in before.items():
+        if place in after and place not in own:
+            name = next((name for name, held in _held(passes.model) if held is tensor), None)
+            what = f"a tensor of shape {tuple(tensor.shape)}" if name is None else f"{name}, of shape {tuple(tensor.shape)},"
+            raise PlanError(
+                "model",
+                f"{what} takes part in the loss and is none of the model's parameters: nothing would train it, or save it.",
+                "Keep layers in nn.ModuleList or nn.ModuleDict and tensors in nn.Parameter; what is not to train: requires_grad_(False).",
+            )
+
+
+def _asked(probe: Tensor) -> dict[int, Tensor]:
+    """The tensors at the ends of a graph, by their identity."""
+    ends: dict[int, Tensor] = {}
+    nodes, seen = [probe.grad_fn], set[Any]()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(tensor := getattr(node, "variable", None), Tensor):  # a node that adds up a gradient
+            ends[id(tensor)] = tensor
+        nodes.extend(below for below, _ in node.next_functions)
+    return ends
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in the attributes of modules and in their plain lists and dicts, by the way there."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if not attribute.startswith("_"):
+                yield from _inside(f"{name}.{attribute}".lstrip("."), value)
+
+
+def _inside(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, nn.Module):
+        yield from ((f"{name}.{inner}", param) for inner, param in value.named_parameters())
+    elif isinstance(value, Mapping):
+        for key, held in value.items():
+            yield from _inside(f"{name}[{key!r}]", held)
+    elif isinstance(value, list | tuple):
+        for number, held in enumerate(value):
+            yield from _inside(f"{name}[{number}]", held)
