@@ -5,6 +5,7 @@ A checkpoint is `{"spec": ..., "state": ...}` as torch saves it, and is loaded `
 
 import io
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +61,9 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     content = read_checkpoint(path)
     try:
         loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        problem = f"Checkpoint {path.name} cannot be read: it holds more than tensors and plain values, and what else a file brings along is not run."
+        raise CheckpointError("--resume", problem) from error
     except Exception as error:  # unpickling strange bytes raises almost anything
         raise CheckpointError("--resume", f"Checkpoint {path.name} cannot be read: {error}.") from error
     if problem := _what_is_malformed(loaded):

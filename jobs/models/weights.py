@@ -4,6 +4,7 @@ A `.pt` is what `torch.save(model.state_dict(), path)` writes, a `.safetensors` 
 """
 
 import os
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,10 @@ def read_weights(given: str, data_dir: Path) -> dict[str, Any]:
     load = _safetensors("model.weights").load_file if path.suffix == ".safetensors" else _load_pt
     try:
         weights = load(path)
+    except pickle.UnpicklingError as error:
+        problem = f"{path} cannot be read: it is damaged, or holds more than tensors and plain values, and what else a file brings along is not run."
+        hint = "Where you trust it, load it yourself and write its state_dict alone: torch.save(state_dict, path)."
+        raise SpecError("model.weights", problem, hint) from error
     except Exception as error:  # strange bytes raise almost anything
         raise SpecError("model.weights", f"{path} cannot be read: {described(error)}.", f"Write it with {WEIGHT_FILES[path.suffix]}.") from error
     if not isinstance(weights, dict) or not any(isinstance(value, Tensor) for value in weights.values()):

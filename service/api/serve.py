@@ -27,6 +27,9 @@ from largebatch.service.present.views import refuse_unless_public
 from largebatch.service.settings import Settings
 
 GRACE_S = 10
+KEEP_ALIVE_S = 75
+"""How long a connection may idle between requests: longer than proxies keep theirs (a minute, most of them), or a request that they send on one
+that is just being closed is lost. Where room is short idle ones go first."""
 LARGEST_HEADERS = 1 << 14
 
 
@@ -60,6 +63,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
         ws="none",
     )

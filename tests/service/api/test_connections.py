@@ -25,6 +25,7 @@ from largebatch.service.api.errors import TooManyRequestsError
 from largebatch.service.api.logs import MOST_KINDS, Seldom, SeldomRepeated
 from largebatch.service.api.rate_limit import RateLimit
 from largebatch.service.api.routes.operations import SharedAnswer
+from largebatch.service.api.serve import KEEP_ALIVE_S
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 HALF_BODY = b"POST /v1/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
@@ -332,6 +333,21 @@ class TestStrangers:
 
         shared = SharedAnswer(fresh_s=60.0)
         assert (asyncio.run(asked(shared)), looks) == ([200] * 50, 1)
+
+
+def test_a_connection_is_kept_longer_than_a_proxy_keeps_it(service: Service) -> None:
+    """Uvicorn by itself closes one after five seconds; a minute would be too long for a test."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
+        for pause_s in (0.0, 6.0):
+            time.sleep(pause_s)
+            connection.sendall(HALF + b"\r\n")
+            answer = b""
+            while b"}" not in answer:
+                part = connection.recv(1 << 16)
+                assert part, "it was closed"
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200 ")
+    assert KEEP_ALIVE_S > 60
 
 
 def test_a_stranger_who_sends_code_is_refused_before_the_body(service: Service) -> None:
