@@ -145,10 +145,15 @@ class Findings:
         return [self._choice(best, best.seconds.median or 0.0, best.samples.median or 0.0, best.sureness) for best in self.reached]
 
     @cached_property
-    def as_it_was(self) -> Choice | None:
-        """What the recipe as it was costs, trained once; None where that is not known, stands on another axis, or missed the target."""
+    def run_as_it_was(self) -> RunResult | None:
+        """The run of the recipe as it was, which answers hold the others against; None where there is none, or it stands on another axis."""
         run = self.begun_from.run if self.begun_from else None
-        return Configuration((run,), self.target).cost if run is not None and run.setting == self.runs[0].setting else None
+        return run if run is not None and run.setting == self.runs[0].setting else None
+
+    @cached_property
+    def as_it_was(self) -> Choice | None:
+        """What the recipe as it was costs, trained once; None where that is not known, or missed the target."""
+        return Configuration((self.run_as_it_was,), self.target).cost if self.run_as_it_was else None
 
     @cached_property
     def considered(self) -> list[Choice]:

@@ -1,6 +1,6 @@
 """Phrases that answers are made of: numbers, counts, lists, and what an optimizer calls its momentum."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
@@ -82,3 +82,10 @@ def number_of_stopped(runs: Iterable[RunResult]) -> int:
     return sum(
         (run.summary.stopped_seconds or 0.0) >= DISTURBED * (run.summary.training_seconds + run.summary.evaluation_seconds) > 0 for run in runs
     )
+
+
+def which_runs(number_of: Callable[[Iterable[RunResult]], int], runs: Sequence[RunResult], own: RunResult | None = None) -> str:
+    """`2 of 3 runs and the recipe as it was`: those that are counted so; empty for none. Args: own: the run of the recipe as it was."""
+    num = number_of(runs)
+    named = [*([f"{num} of {counted(len(runs), 'run')}"] if num else []), *(["the recipe as it was"] if own and number_of([own]) else [])]
+    return listed(named) if named else ""

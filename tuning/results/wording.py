@@ -15,6 +15,7 @@ from largebatch.tuning.results.card.make import card_of
 from largebatch.tuning.results.card.sureness import COARSE
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import (
+    capital,
     choice_in_words,
     counted,
     listed,
@@ -24,6 +25,7 @@ from largebatch.tuning.results.phrases import (
     number_of_disturbed,
     number_of_stopped,
     seconds_in_words,
+    which_runs,
 )
 from largebatch.tuning.results.run_result import MOST_NAMED, RunResult, differences_in_words
 from largebatch.tuning.results.unit import SAMPLES, Unit, times_in_words
@@ -111,7 +113,8 @@ def _words(findings: Findings) -> list[str]:
     words = [_setting_in_words(findings)]
     if findings.counts_as_it_was and (own := findings.as_it_was):
         told = f"What is said of batch {findings.unit.batch(own.global_batch_size)} is of that run; the table is of the search."
-        words.append(f"Nothing that was searched is better than the recipe as it was, trained once. {told}")
+        less = "is better than" if reached else "reached the target in half of its runs, but"
+        words.append(f"Nothing that was searched {less} the recipe as it was, trained once{'' if reached else ', did'}. {told}")
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     words += _single_seeds_in_words(findings)
     if findings.target_is_chosen and (unscored := [best for best in findings.best if best.reached_by_most is None]):
@@ -126,7 +129,8 @@ def _words(findings: Findings) -> list[str]:
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
-        words.append(f"No batch size reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
+        searched = " that was searched" if findings.counts_as_it_was else ""
+        words.append(f"No batch size{searched} reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
     words += _too_few_in_words(findings)
     words += growing_in_words(findings.growing)
     chosen = "Target, best rates" if findings.target_is_chosen else "Best rates"
@@ -136,7 +140,7 @@ def _words(findings: Findings) -> list[str]:
         words.append(f"The runs differ in more than what is compared: {differences}.")
     if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
         words.append(f"{num_diverged} of {len(findings.runs)} runs diverged; they count as misses.")
-    if disturbance := disturbance_in_words(findings.runs):
+    if disturbance := disturbance_in_words(findings.runs, findings.run_as_it_was):
         words.append(disturbance)
     for setting, count in findings.other_settings.items():
         words.append(f"Left out: {counted(count, 'run')} of {setting}; {'its' if count == 1 else 'their'} times cannot stand on the same axis.")
@@ -265,19 +269,19 @@ def sentence(advice: Advice, unit: Unit = SAMPLES) -> str:
     )
 
 
-def disturbance_in_words(results: Sequence[RunResult]) -> str | None:
-    """What must be said of runs whose clock other work on the machine disturbed, or a stop; None where none was."""
-    words = []
-    if num_disturbed := number_of_disturbed(results):
-        most = max(run.summary.core_wait_fraction or 0.0 for run in results)
+def disturbance_in_words(results: Sequence[RunResult], own: RunResult | None = None) -> str | None:
+    """What must be said of runs whose clock other work on the machine disturbed, or a stop; None where none was. Args: own: see `which_runs`."""
+    words, every = [], [*results, *([own] if own else [])]
+    if disturbed := which_runs(number_of_disturbed, results, own):
+        most = max(run.summary.core_wait_fraction or 0.0 for run in every)
         words.append(
-            f"Other work on the machine disturbed the clock of {num_disturbed} of {len(results)} runs: they waited for a core up to"
+            f"Other work on the machine disturbed the clock of {disturbed}: they waited for a core up to"
             f" {most:.0%} of the time, so their seconds are longer than on a free machine; steps and samples are not touched."
         )
-    if num_stopped := number_of_stopped(results):
-        most_s = max(run.summary.stopped_seconds or 0.0 for run in results)
+    if stopped := which_runs(number_of_stopped, results, own):
+        most_s = max(run.summary.stopped_seconds or 0.0 for run in every)
         words.append(
-            f"{num_stopped} of {len(results)} runs stood still, stopped or frozen, for up to {seconds_in_words(most_s)}, which their seconds"
+            f"{capital(stopped)} stood still, stopped or frozen, for up to {seconds_in_words(most_s)}, which their seconds"
             " may count; steps and samples are not touched."
         )
     return " ".join(words) or None

@@ -187,6 +187,39 @@ class TestSaving:
         assert soonest.startswith(f"Soonest: batch {own.global_batch_size} with sgd")
         assert len([advice for advice in answer.by_optimizer[0].advice if advice.choice == own]) >= 2
 
+    def test_the_recipe_as_it_was_where_nothing_that_was_searched_reached_the_target(self) -> None:
+        """It is an answer: a small batch that reached the target beside a search of large ones that did not."""
+        hard = max(at.score for each in runs() for at in each.evaluations) + 1e-6
+        reference = run(16, factor=0.05)
+        points = tuple(at._replace(score=at.score + 0.02) for at in reference.evaluations)
+        recipe = BegunFrom(BASE, replace(reference, evaluations=points))
+        answer = answer_of(find(runs(), hard, begun_from=recipe))
+        card = answer.card
+        assert card is not None
+        assert card.choice is not None
+        assert card.choice.global_batch_size == 16
+        assert card.title.startswith("The recipe as it was: batch 16 with sgd")
+        assert card.title.endswith("; nothing that was searched reached the target")
+        assert line(card, "Runner-up") == "No other choice reached the target in more than half of its runs."
+        assert "the search tried nothing that reached the target" in line(card, "How sure")
+        assert {advice.question: advice.choice for advice in answer.advice}["soonest"] == card.choice
+        assert answer.words[1].startswith("Nothing that was searched reached the target in half of its runs, but the recipe as it was, ")
+        missed = answer_of(find(runs(), hard, begun_from=BegunFrom(BASE, run(16)))).card
+        assert missed is not None
+        assert missed.title.startswith("No answer yet")
+
+    @pytest.mark.parametrize("factor", [0.05, 20.0])
+    def test_the_recipe_as_it_was_may_have_shared_the_machine_as_well(self, factor: float) -> None:
+        """What is held against its seconds is in doubt as they are, whether it is the answer or not."""
+        reference = run(16, factor=factor)
+        busy = replace(reference, summary=reference.summary.model_copy(update={"core_wait_fraction": 0.6}))
+        for own, is_told in [(reference, False), (busy, True)]:
+            answer = answer_of(find(runs(), TARGET, begun_from=BegunFrom(BASE, own)))
+            assert answer.card is not None
+            assert answer.card.sureness is not None
+            assert ("other work on the machine disturbed the clock of the recipe as it was" in answer.card.sureness.grounds) is is_told
+            assert any(text.startswith("Other work on the machine disturbed the clock of the recipe as it was: ") for text in answer.words) is is_told
+
     def test_clocks_of_equal_steps_save_nothing(self) -> None:
         """Where the recipe as it was has the choice's batch, optimizer and samples, a slower clock is the machine's."""
         searched = card_of(runs()).choice

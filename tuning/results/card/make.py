@@ -27,11 +27,14 @@ def card_of(findings: Findings, context: str, recipe_file: Path | None = None) -
     """The card. Args: context: the setting in a sentence; recipe_file: where its recipe is written; default the run's own spec."""
     target = f"{findings.setting.evaluated_on} {findings.metric.name} {findings.target:g}"
     if not findings.choices:
+        if own := findings.as_it_was:
+            return card_of_the_recipe_as_it_was(findings, own, None, target, context, recipe_file)
         return _card_of_misses(findings, target, context)
     soonest = _recommended(findings)
     saving, larger = saving_of(findings, soonest), larger_machines_of(findings, soonest)
-    if saving is not None and is_sooner_as_it_was(saving):
-        return card_of_the_recipe_as_it_was(findings, saving, soonest, target, context, recipe_file)
+    if saving is not None and saving.against is not None and saving.times is not None and is_sooner_as_it_was(saving):
+        next_one = RunnerUp(choice=soonest, times=1 / saving.times, tied_by=None)
+        return card_of_the_recipe_as_it_was(findings, saving.against, next_one, target, context, recipe_file, cost=saving.cost)
     runners_up = _runners_up(findings, soonest)
     sureness = sureness_of(findings, soonest, runners_up)
     told, cost = capital(choice_in_words(soonest, findings.unit)), cost_in_words(soonest, findings.unit)

@@ -7,7 +7,7 @@ from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import RunnerUp, Sureness, Verdict
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed, number_of_stopped, seconds_in_words
+from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed, number_of_stopped, seconds_in_words, which_runs
 from largebatch.tuning.results.run_result import RunResult
 
 ENOUGH_SEEDS = 6
@@ -93,10 +93,7 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
     share = (choice.seconds_between_evaluations or 0.0) / choice.seconds
     if share > COARSE:
         doubts.append((f"its time is read off evaluations {share:.0%} of it apart", "evaluations more often (evaluation.every_epochs)"))
-    if disturbed := number_of_disturbed(findings.runs):
-        doubts.append((f"other work on the machine disturbed the clock of {disturbed} of {counted(len(findings.runs), 'run')}", "a free machine"))
-    if stopped := number_of_stopped(findings.runs):
-        doubts.append((f"{stopped} of {counted(len(findings.runs), 'run')} stood still for a while, which the clock may count", "runs left alone"))
+    doubts += disturbed_clocks(findings)
     if num_diverged := sum(run.summary.outcome is Outcome.DIVERGED for run in findings.runs):
         doubts.append((f"{counted(num_diverged, 'run')} diverged, and count as misses", ""))
     if findings.setting.evaluated_on == "test":
@@ -104,6 +101,16 @@ def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
         doubts.append((f"{chosen} were chosen on the test set", "a validation part (dataset.validation)"))
     if findings.target_is_chosen:
         doubts.append(("nobody gave a target", "the score that you need, as --target"))
+    return doubts
+
+
+def disturbed_clocks(findings: Findings) -> list[tuple[str, str]]:
+    """Runs that shared the machine with other work, or stood still, the recipe as it was among them."""
+    doubts = []
+    if disturbed := which_runs(number_of_disturbed, findings.runs, findings.run_as_it_was):
+        doubts.append((f"other work on the machine disturbed the clock of {disturbed}", "a free machine"))
+    if stopped := which_runs(number_of_stopped, findings.runs, findings.run_as_it_was):
+        doubts.append((f"{stopped} stood still for a while, which the clock may count", "runs left alone"))
     return doubts
 
 
