@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from largebatch.jobs.errors import InputError
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.tuning.measure.lines import line_chart, line_conditions
 from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
@@ -11,6 +12,7 @@ from largebatch.tuning.report.batch_figures import BATCH
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.report.contents import Attempts, Extras
 from largebatch.tuning.results.analysis.prediction import Predicted, compare, misses_in_words
+from largebatch.tuning.results.analysis.reference import curve_through
 from largebatch.tuning.results.analysis.scaling_model import BUCKETS_OVERLAP, Workload
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.card.larger_machines import NETWORK
@@ -39,7 +41,7 @@ def conclude(
     misses = compare(predicted or [], findings.measured_seconds(prediction.optimizer))
     words = [misses_in_words(misses)] if misses else []
     if predicted is not None and not predicted:
-        words.append("Nothing was predicted before the sweep: the recipe's own run did not reach the target, or measured no noise scale.")
+        words.append(f"Nothing was predicted before the sweep: {_why_unpredicted(findings)}")
     for sharp in solutions.sharp:
         words += slope_in_words(f"batch {sharp['global_batch_size']:,}", sharp["sharpness"])
     table = attempts.attempt("small batch against large batch", partial(small_against_large, leading, leading_profile, solutions.sharp))
@@ -47,6 +49,18 @@ def conclude(
     tables = [(f"Small batch against large batch{under}", table)] if table else []
     predicted_with = prediction.optimizer if findings.compares_optimizers else ""
     return Extras(profile, predicted or [], misses, charts or [], tables, words, attempts, predicted_with)
+
+
+def _why_unpredicted(findings: Findings) -> str:
+    """What the recipe's own run lacks for a prediction, and what would help."""
+    own = findings.run_as_it_was
+    if own is None:
+        return "the recipe's own run is not known."
+    try:
+        curve_through(own, findings.target)
+    except InputError as error:
+        return f"the recipe's own run{error.problem.removeprefix(own.summary.run_id)} {error.hint}"
+    return "the recipe's own run says nothing of these."
 
 
 def solution_charts(solutions: Solutions, setting: str) -> list[Chart]:

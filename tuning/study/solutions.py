@@ -54,10 +54,7 @@ def solve(findings: Findings, expected: Expected, options: StudyOptions, device:
         return Solutions.model_validate_json(path.read_text())
     most_s = min(SOLUTIONS_SHARE * options.budget_s, options.left_s - AFTER_S)  # where the sweep took longer than expected, less is left
     chosen = expected.chosen_for_the_end([best.global_batch_size for best in findings.best], most_s)
-    runs = []
-    for best in [best for best in findings.best if best.global_batch_size in chosen]:
-        summary = attempts.attempt(f"the run to the end at batch {best.global_batch_size:,}", partial(train_to_the_end, best, options, device))
-        runs += [] if summary is None else [summary]
+    runs = _run_to_the_end([best for best in findings.best if best.global_batch_size in chosen], expected, options, device, attempts)
     if len(chosen) < 2:
         options.on_notice("No sharpness: the budget does not hold two runs to the end of the recipe's epochs.")
     if len(runs) < 2:
@@ -72,9 +69,28 @@ def solve(findings: Findings, expected: Expected, options: StudyOptions, device:
     return solutions
 
 
+def _run_to_the_end(
+    chosen: Sequence[Configuration], expected: Expected, options: StudyOptions, device: torch.device, attempts: Attempts
+) -> list[RunSummary]:
+    """Those that the budget holds: where one takes longer than expected, as beside other work on the machine, what no longer fits is not begun."""
+    runs = []
+    for best in chosen:
+        batch, is_there = best.global_batch_size, has_result(_solution_dir(best, options))
+        if not is_there and expected.to_the_end(batch) > options.left_s - AFTER_S:
+            options.on_notice(f"No run to the end at batch {batch:,}: what came before took longer than expected, and the budget no longer holds it.")
+            continue
+        summary = attempts.attempt(f"the run to the end at batch {batch:,}", partial(train_to_the_end, best, options, device))
+        runs += [] if summary is None else [summary]
+    return runs
+
+
+def _solution_dir(best: Configuration, options: StudyOptions) -> Path:
+    return options.folder / f"{SOLUTION}{best.global_batch_size}"
+
+
 def train_to_the_end(best: Configuration, options: StudyOptions, device: torch.device) -> RunSummary:
     """One run to the end of the recipe's epochs, kept in the study's folder; gone on with if it is there already."""
-    run_dir, swept_dir = options.folder / f"{SOLUTION}{best.global_batch_size}", Path(best.first.summary.run_dir)
+    run_dir, swept_dir = _solution_dir(best, options), Path(best.first.summary.run_dir)
     if not has_result(run_dir):
         spec = with_fields(resumed_spec(swept_dir, []), {"stop.at_target": False})
         job = prepare(spec, device, options.data_dir)

@@ -4,7 +4,9 @@ import html
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -16,13 +18,14 @@ from largebatch.jobs.spec.read import build_spec, read_spec
 from largebatch.jobs.whole_files import write_text
 from largebatch.tuning.report.contents import Attempts
 from largebatch.tuning.results.findings import find
-from largebatch.tuning.study.expected import Expected
+from largebatch.tuning.study.expected import AFTER_S, Expected
 from largebatch.tuning.study.options import SOLUTION, StudyOptions, begin_study
 from largebatch.tuning.study.reference_run import train_kept
 from largebatch.tuning.study.solutions import affordable_samples, solve
 from largebatch.tuning.study.study import study
 from largebatch.tuning.sweep.spec import SweepSpec
 
+Result = TypeVar("Result")
 CPU, DATA = torch.device("cpu"), Path("data")
 MODELS = {
     "convolutions": "nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(108, 4)",
@@ -132,6 +135,27 @@ def test_where_the_sweep_took_too_long_the_rest_is_left_out(tmp_path: Path) -> N
     options = StudyOptions(tmp_path, DATA, "cpu", 3600.0, lambda stage: None, notices.append, began_s=time.monotonic() - 3600.0)
     assert solve(find([made_run(batch) for batch in (16, 64)]), expected, options, CPU, Attempts()).runs == []
     assert notices == ["No sharpness: the budget does not hold two runs to the end of the recipe's epochs."]
+
+
+class Slow(Attempts):
+    """Each part takes two seconds more than it would."""
+
+    def attempt(self, what: str, do: Callable[[], Result]) -> Result | None:
+        time.sleep(2)
+        return super().attempt(what, do)
+
+
+def test_a_run_to_the_end_that_no_longer_fits_is_not_begun(tmp_path: Path) -> None:
+    """The budget held both by what was expected, with a second to spare; the first takes two more."""
+    expected = Expected(read_spec("digits-small-batch", ["stop.epochs=1"]), made_profile(), made_run(16))
+    left_s = AFTER_S + expected.to_the_end(16) + expected.to_the_end(64) + 1
+    assert expected.to_the_end(16) < 1, "else the second would still fit"
+    notices: list[str] = []
+    options = StudyOptions(tmp_path, DATA, "cpu", 3600.0, lambda stage: None, notices.append, began_s=time.monotonic() + left_s - 3600.0)
+    attempts = Slow()
+    assert solve(find([made_run(batch) for batch in (16, 64)]), expected, options, CPU, attempts).runs == []
+    assert [failure.what for failure in attempts.failed] == ["the run to the end at batch 16"]
+    assert notices == ["No run to the end at batch 64: what came before took longer than expected, and the budget no longer holds it."]
 
 
 def test_progress_names_the_metric(tmp_path: Path) -> None:
