@@ -156,6 +156,17 @@ def _meant(path: Sequence[str], root: type[Spec]) -> str:
     return f"Did you mean {fields[leaves.index(close[0])]}?" if close and not hint.startswith("Did") else hint
 
 
+def field_called(word: str) -> str | None:
+    """The field that a person means by a word, or by one like it: dotted, with its value where the word says that too; None for no field."""
+    if word in OTHER_WORDS:
+        return None if " " in OTHER_WORDS[word] else OTHER_WORDS[word]
+    if word in MAIN_KEYS:
+        return f"{word}.{MAIN_KEYS[word]}"
+    fields = {field.rpartition(".")[2]: field for field in sorted(_dotted(TrainSpec), key=lambda field: -field.count("."))}
+    close = difflib.get_close_matches(word, fields, n=1, cutoff=0.7)
+    return fields[close[0]] if close else None
+
+
 def _dotted(model: type[Spec], parents: str = "") -> Iterator[str]:
     """The dotted names of all fields that hold a value."""
     for name, field in model.model_fields.items():

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from largebatch.jobs.errors import PlanError
 from largebatch.jobs.samples.trees import dtype_name
 
 
 def logits_of(output: Any) -> Tensor:
-    """The logits: the output itself, its `logits` (as the models of transformers give them), or the first of a tuple."""
+    """The logits, or predictions: the output itself, or its `logits`, as the models of transformers give them. Raises: PlanError for others."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, dict) and "logits" in output:
@@ -23,7 +24,8 @@ def logits_of(output: Any) -> Tensor:
 def _tensor(value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    raise TypeError(f"the model gives a {type(value).__name__}, not a tensor of logits")
+    given = f"a {type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+    raise PlanError("model", f"gives {given}, not one tensor.", 'Give the logits, or predictions, alone, or as "logits" of a dict beside others.')
 
 
 def tensors_of(output: Any) -> list[Tensor]:

@@ -86,6 +86,21 @@ class ImportedWhenCalled(TyperGroup):
         except KeyboardInterrupt as interrupt:
             print("Interrupted.", file=sys.stderr)
             raise typer.Exit(130) from interrupt
+        except Exception as error:  # typer exports no name of the one for an unknown option
+            _name_the_field(error)
+            raise
+
+
+def _name_the_field(error: Any) -> None:
+    """Add `--set FIELD=VALUE` to the options that an error proposes, where a recipe's field was given as an option of its own."""
+    unknown, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
+    if unknown is None or all("--set" not in option.opts for option in getattr(command, "params", ())):
+        return
+    from largebatch.jobs.spec.mistakes import field_called  # with all of a recipe's fields, too slow for help
+
+    if field := field_called(unknown.lstrip("-").replace("-", "_")):
+        others = [option for option in error.possibilities or [] if option not in {"--help", "--set"}]
+        error.possibilities = [f"--set {field}" if "=" in field else f"--set {field}=VALUE", *others]
 
 
 app = typer.Typer(
