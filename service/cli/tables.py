@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.service.job import Kind
 from largebatch.tuning.files import told_apart
 
 GAP = 2
@@ -134,3 +135,15 @@ def _end_of(text: str, width: int) -> str:
 def _room(widths: Iterable[int]) -> int:
     """The width of a table whose columns have these."""
     return sum(width + GAP for width in widths)
+
+
+def table_of_jobs(jobs: Iterable[dict[str, Any]], kind: Kind) -> Table:
+    """Jobs of one kind, as the service answers them, a line each."""
+    table = plain_table("id", "name", "state", "batch", "score", "training", "owner", "tags")
+    for job in jobs:
+        score, best, seconds = (job["progress"].get(name) for name in ("score", "best_score", "training_seconds"))
+        told = "" if score is None else f"{score:.4f}{'' if best is None else f' (best {best:.4f})'}"
+        batch = str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-") if kind is Kind.RUN else ""
+        trained = "" if seconds is None else f"{seconds:.1f} s"
+        table.add_row(job["id"], job["name"], job["state"], batch, told, trained, job["owner"], " ".join(job["tags"]))
+    return table

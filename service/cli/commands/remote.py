@@ -23,7 +23,7 @@ from largebatch.jobs.whole_files import storage_errors, write_whole
 from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import TOKEN_VARIABLE, AsJson, seconds_of
 from largebatch.service.cli.sent_code import bundle_of
-from largebatch.service.cli.tables import output, plain_table, print_log
+from largebatch.service.cli.tables import output, print_log, table_of_jobs
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.service.job import Kind
@@ -42,6 +42,7 @@ JobIds = Annotated[list[str], typer.Argument(metavar="ID...")]
 IsSweep = Annotated[bool, typer.Option("--sweep", help="It is a sweep, not a run.")]
 IsStudy = Annotated[bool, typer.Option("--study", help="It is a study, not a run.")]
 Recipe = Annotated[str, typer.Argument(help="A recipe (or, with --sweep, a sweep) that comes along, or a local YAML or JSON file.")]
+KINDS_BESIDE = (Kind.SWEEP, Kind.STUDY)
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
 IsSweepFile = Annotated[bool, typer.Option("--sweep", help="RECIPE is a sweep.")]
 IsStudyOf = Annotated[bool, typer.Option("--study", help="A study of RECIPE: which batch size reaches its target soonest.")]
@@ -190,21 +191,22 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first unless told otherwise."""
-    asked = {"limit": limit, "total": True, "sort": sort, "where": where or [], **({} if state is None else {"state": state})}
-    page = _answer(server, _kind(is_sweep, is_study), "", params=asked)
-    if as_json:
-        print_answer(json.dumps(page))
-        return
-    table = plain_table("id", "name", "state", "batch", "score", "training", "owner", "tags")
-    for job in page["items"]:
-        score, best, seconds = (job["progress"].get(name) for name in ("score", "best_score", "training_seconds"))
-        told = "" if score is None else f"{score:.4f}{'' if best is None else f' (best {best:.4f})'}"
-        batch = "" if is_sweep or is_study else str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-")
-        table.add_row(job["id"], job["name"], job["state"], batch, told,
-                      "" if seconds is None else f"{seconds:.1f} s", job["owner"], " ".join(job["tags"]))  # fmt: skip
-    output().print(table)
-    if page["total"] > len(page["items"]):
-        print(f"{len(page['items'])} of {page['total']}; --limit shows more.", file=sys.stderr)
+    kind, in_state = _kind(is_sweep, is_study), {} if state is None else {"state": state}
+    with _client(server) as client:
+        asked = {"limit": limit, "total": True, "sort": sort, "where": where or [], **in_state}
+        page = client.request("GET", f"/v1/{kind.plural}", params=asked)
+        if as_json:
+            print_answer(json.dumps(page))
+            return
+        output().print(table_of_jobs(page["items"], kind))
+        if page["total"] > len(page["items"]):
+            print(f"{len(page['items'])} of {page['total']}; --limit shows more.", file=sys.stderr)
+        if kind is Kind.RUN and not where:
+            totals = {
+                other: client.request("GET", f"/v1/{other.plural}", params={"limit": 1, "total": True, **in_state})["total"] for other in KINDS_BESIDE
+            }
+            if told := [f"{num} {other if num == 1 else other.plural} (--{other.plural})" for other, num in totals.items() if num]:
+                print(f"Not among these runs: {' and '.join(told)}.", file=sys.stderr)
 
 
 @remote.command(epilog="Example: largebatch remote show digits-lamb-20260101-120000-ab12cd34")

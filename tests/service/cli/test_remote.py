@@ -118,6 +118,19 @@ def test_a_file_of_ones_own(service: Service, tmp_path: Path) -> None:
     service.wait(job_id, "cancelled", "succeeded")
 
 
+def test_a_list_of_runs_says_that_there_are_sweeps_and_studies(service: Service) -> None:
+    """None of them begins: its time is over before its turn."""
+    sweep = {"recipe": "digits-small-batch", "each": {"batch.global_batch_size": [32, 64]}}
+    requests = {"sweeps": {"sweep": sweep}, "studies": {"recipe": "digits-small-batch", "budget_s": 120}}
+    for plural, body in requests.items():
+        httpx.post(f"{service.url}/v1/{plural}", json={**body, "deadline_s": 0.001}).raise_for_status()
+    totals = {plural: httpx.get(f"{service.url}/v1/{plural}?total=true").json()["total"] for plural in requests}
+    (told,) = [line for line in remote(service, "list").splitlines() if line.startswith("Not among these runs: ")]
+    for plural, total in totals.items():
+        assert f"{total} {plural if total > 1 else plural.replace('ies', 'y').removesuffix('s')} (--{plural})" in told
+    assert "Not among" not in remote(service, "list", "--studies")
+
+
 def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
     def listed(option: str) -> list[str]:
         return [job["id"] for job in json.loads(remote(service, "list", option, "--json"))["items"]]
