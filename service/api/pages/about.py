@@ -35,7 +35,7 @@ def change(
 ) -> Response:
     """Change them, or say beside each field what is wrong with it."""
     job = deps.own(job_id, kind_of(request), who)
-    said: dict[str, Any] = {"name": name.strip(), "tags": tuple(tags.split()), "notes": notes.strip().replace("\r\n", "\n")}
+    said: dict[str, Any] = {"name": name.strip(), "tags": tuple(tags.replace(",", " ").split()), "notes": notes.strip().replace("\r\n", "\n")}
     if deps.settings.sharing:
         said["project"] = (job.project or who.project) if shared else None
     try:

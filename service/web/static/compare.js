@@ -1,7 +1,7 @@
 // Several runs on one chart: their curves, and a result against a field in which they differ.
 
 import { AXES, COLOURS, FROM_START, along, draw, hasPoints, offerTokens, redraw, trace } from "./charts.js";
-import { all, fetchAnew, one, say, steadily } from "./talk.js";
+import { FINAL, all, fetchAnew, one, say, steadily } from "./talk.js";
 
 const BATCH = "batch.global_batch_size";
 const RESULTS = ["time_to_target_seconds", "steps_to_target", "score", "best_score", "train_score", "training_seconds",
@@ -47,6 +47,9 @@ function axisOf(values) {
   return { x: values.map(inWords), xaxis: { type: "category", categoryorder: "array", categoryarray: [...new Set(distinct.sort(order).map(inWords))] } };
 }
 
+// What runs that go on may still come to.
+const yet = (runs) => (runs.every(({ job }) => FINAL.has(job.state)) ? "" : " yet");
+
 function showCurves(runs) {
   const [metric, axis] = [one("#metric").value, one("#axis").value];
   const [what, of] = partsOf(metric);
@@ -56,11 +59,11 @@ function showCurves(runs) {
   const traces = runs.map((run, index) => trace(`${run.name} (${run.optimizer})`, along(recordsOf(run), axis), recordsOf(run).map(valueOf),
     { line: { color: COLOURS[index % COLOURS.length] } }));
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
-  draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name} yet.` });
-  const missing = runs.filter((_, index) => !hasPoints(traces[index])).map((run) => run.name);
+  draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name}${yet(runs)}.` });
+  const missing = runs.filter((_, index) => !hasPoints(traces[index]));
   const note = one("#curves-missing");
   note.hidden = !missing.length || missing.length === traces.length;
-  note.textContent = `Without a ${name} yet: ${missing.join(", ")}`;
+  note.textContent = `Without a ${name}${yet(missing)}: ${missing.map((run) => run.name).join(", ")}`;
 }
 
 function showResults(runs) {

@@ -16,7 +16,7 @@ function showProgress({ state, progress: { step, total_steps: total, training_se
   one(".progress-words").textContent = `${isDone && step < total ? "Ended at step" : "Step"} ${step.toLocaleString("en")} of ${total.toLocaleString("en")}${time}`;
 }
 
-function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { kept: dual }, evaluations, start }) {
+function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { kept: dual }, evaluations, start }, isOver) {
   const part = start?.evaluated_on ?? "test";
   const perSample = start?.tokens_per_sample ?? 1;
   const unit = start?.tokens_per_sample ? "tokens" : "samples";
@@ -39,7 +39,7 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { 
   const inUnit = (records, field) => records.map((r) => ({ ...r, scale: r[field] === null ? null : r[field] * perSample }));
   const own = dual.length ? [of("in the optimizer's own norm", inUnit(dual, "dual_noise_scale"), "scale", 1)] : [];
   put("c-noise", [of(dual.length ? "Euclidean" : "noise scale", inUnit(noise, "gradient_noise_scale"), "scale"), ...own],
-    { yaxis: { rangemode: "tozero" }, blank: "Not measured so far." });
+    { yaxis: { rangemode: "tozero" }, blank: isOver ? "Not measured: the plan says why, or how often it would be." : "Not measured so far." });
 }
 
 export function runPage() {
@@ -49,7 +49,8 @@ export function runPage() {
   let waiting = null;
   let attempt = 0;
   let shown = null;
-  const render = () => { waiting = null; if (curves) drawAll(curves); };
+  let state = job.dataset.state;
+  const render = () => { waiting = null; if (curves) drawAll(curves, FINAL.has(state)); };
   const soon = () => { waiting ??= setTimeout(render, DRAW_MS); };
   const note = (text) => one("#notices").append(made("li", { textContent: text }));
 
@@ -71,7 +72,8 @@ export function runPage() {
       evaluation: (record) => { curves.addEvaluation(record); soon(); },
       notice: ({ text }) => note(text),
       job: (told) => {
-        attempt = told.attempt;
+        ({ attempt, state } = told);
+        soon();
         showJob(told, job);
         showProgress(told);
         const now = `${told.state} ${attempt} ${Boolean(told.progress.step)}`;
