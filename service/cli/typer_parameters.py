@@ -59,6 +59,8 @@ def _typed(parameter: Parameter) -> inspect.Parameter:
         kind, default = kind | None, None
     elif kind is str:
         default = str(default)
-    words: dict[str, Any] = {"help": option.help, "metavar": option.metavar, "envvar": option.variable}
+    is_bounded = option.minimum is not None or option.maximum is not None
+    metavar = option.metavar or ("N" if is_bounded else None)  # "<int range>" would take the room of the options' own names
+    words: dict[str, Any] = {"help": option.help, "metavar": metavar, "envvar": option.variable}
     info = typer.Argument(**words) if option.is_argument else typer.Option(parameter.flag, min=option.minimum, max=option.maximum, **words)
     return inspect.Parameter(parameter.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])

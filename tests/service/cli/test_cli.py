@@ -1,6 +1,7 @@
 """The command `largebatch`: what it prints, where, and with which exit code."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -334,3 +335,11 @@ def test_a_field_that_is_given_as_an_option_is_named(arguments: str, proposed: s
     assert proposed in " ".join(outcome.stderr.replace("\u2502", " ").split())
     assert "--set" not in largebatch("train", "small.json", "--xyzzy").stderr
     assert "--set" not in largebatch("advise", "--lr").stderr
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "remote submit", "remote edit", "jobs list", "token create", "db upgrade"])
+def test_help_cuts_no_option_short(command: str) -> None:
+    """On a terminal of eighty characters, where names that are cut cannot be typed."""
+    shown = largebatch(*command.split(), "--help", COLUMNS="80", TERM="dumb").output
+    assert "--help" in shown
+    assert re.findall(r"--[\w-]+\u2026", shown) == []
