@@ -1,8 +1,10 @@
 """From a recipe, a YAML or JSON file, or a mapping to a TrainSpec; every mistake becomes one SpecError."""
 
+import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.text import STANDARD_INPUT, parse_document, parse_yaml, read_document
 from largebatch.jobs.spec.train_spec import TrainSpec
 
+ENDINGS = (".yaml", ".yml", ".json")
+"""Of the files that hold recipes."""
 RECIPES_DIR = Path(largebatch.__file__).parent / "recipes"
 
 
@@ -96,7 +100,19 @@ def _find(recipe: str) -> Path:
     recipes = recipe_paths()
     if recipe in recipes:
         return recipes[recipe]
-    raise SpecError("RECIPE", f"{recipe!r} is neither a file nor a recipe.", nearest(recipe, recipes))
+    meant = _file_like(path)
+    hint = f"Did you mean {meant}?" if meant else nearest(recipe, recipes)
+    raise SpecError("RECIPE", f"{recipe!r} is neither a file nor a recipe.", hint)
+
+
+def _file_like(path: Path) -> Path | None:
+    """The recipe's file in the same folder whose name is most like this one's; None where none is, or the folder cannot be read."""
+    with suppress(OSError, ValueError):
+        files = [other for other in path.parent.iterdir() if other.suffix in ENDINGS]
+        by_name = {**{other.stem: other for other in files}, **{other.name: other for other in files}}
+        close = difflib.get_close_matches(path.name, by_name, n=1, cutoff=0.8)
+        return by_name[close[0]] if close else None
+    return None
 
 
 def read_override(override: str) -> tuple[str, Any]:
