@@ -91,7 +91,8 @@ class Dependencies:
         """A job that this asker may see. Raises: NotFoundError, also for another's that is not shared: that it exists is theirs."""
         job = self.store.find(job_id)
         if job is None or not self.sees(who, job):
-            raise NotFoundError("id", f"there is no {kind} {job_id[:160]!r}.", f"GET /v1/{kind.plural} lists yours.")
+            listing = f"largebatch remote list{'' if kind is Kind.RUN else f' --{kind.plural}'}, or GET /v1/{kind.plural}, lists yours."
+            raise NotFoundError("id", f"there is no {kind} {job_id[:160]!r}.", listing)
         if job.kind is not kind:
             option = "neither --sweep nor --study" if job.kind is Kind.RUN else f"--{job.kind}"
             raise NotFoundError("id", f"there is no {kind} {job.id!r}: it is a {job.kind}.", f"It is at /v1/{job.kind.plural} ({option}).")

@@ -131,6 +131,12 @@ def test_a_list_of_runs_says_that_there_are_sweeps_and_studies(service: Service)
     assert "Not among" not in remote(service, "list", "--studies")
 
 
+@pytest.mark.parametrize(("options", "listing"), [((), "list, or GET /v1/runs"), (("--study",), "list --studies, or GET /v1/studies")])
+def test_a_job_that_is_not_there_says_what_lists_those_that_are(service: Service, options: tuple[str, ...], listing: str) -> None:
+    with pytest.raises(LargebatchError, match=f"'rent'. largebatch remote {listing}, lists yours"):
+        remote(service, "show", "rent", *options)
+
+
 def test_plans_run_nothing(service: Service, tmp_path: Path) -> None:
     def listed(option: str) -> list[str]:
         return [job["id"] for job in json.loads(remote(service, "list", option, "--json"))["items"]]
