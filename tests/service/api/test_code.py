@@ -139,6 +139,9 @@ def test_code_stays_while_a_job_has_it(people: dict[str, httpx.Client]) -> None:
         person.post("/login", data={"token": person.headers["Authorization"].removeprefix("Bearer ")})
     again = {name: f"like={job_id}" in people[name].get(f"/runs/{job_id}", headers={"Accept": "text/html"}).text for name in ("ann", "root")}
     assert again == {"ann": True, "root": False}
+    form = ann.get(f"/runs/new?like={job_id}", headers={"Accept": "text/html"}).text
+    assert f"whatever stands in no field here are those of <code>{job_id}</code>" in form, "no field names its model or data"
+    assert "whatever stands in no field" not in ann.get("/runs/new", headers={"Accept": "text/html"}).text
     ann.post(f"/v1/runs/{job_id}/cancel")
     assert people["root"].delete(f"/v1/code/{code}").status_code == 409, "it can be resumed"
     assert ann.delete(f"/v1/runs/{job_id}").status_code == 204
