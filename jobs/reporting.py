@@ -146,6 +146,7 @@ def summarise(
                 test_scores = {name: score for name, score in test_scores.items() if math.isfinite(score)}
         # Samples that no step read, such as those of a dropped last batch, may have no finite loss.
         train_score = scores[job.metric.name] if math.isfinite(scores["loss"]) else None
+    core_wait_fraction, stopped_s = _since_the_beginning(run_dir, clock.training_s + clock.evaluation_s, core_wait_fraction, stopped_s)
     return RunSummary(
         run_id=run_dir.name,
         outcome=outcome,
@@ -182,6 +183,22 @@ def summarise(
         run_dir=str(run_dir),
         mlflow_run_id=None,
     )
+
+
+def _since_the_beginning(
+    run_dir: Path, clock_s: float, core_wait_fraction: float | None, stopped_s: float | None
+) -> tuple[float | None, float | None]:
+    """How the clock was disturbed before a resume, too, as far as an earlier summary tells: its seconds are all in the clock."""
+    try:
+        before = RunSummary.model_validate_json((run_dir / run_folder.SUMMARY).read_text())
+    except (OSError, ValueError):  # the first time, or killed before it could write one
+        return core_wait_fraction, stopped_s
+    before_s = before.training_seconds + before.evaluation_seconds
+    parts = [(before.core_wait_fraction, before_s), (core_wait_fraction, max(clock_s - before_s, 0.0))]
+    known = [(fraction, seconds) for fraction, seconds in parts if fraction is not None and seconds > 0]
+    waited = sum(fraction * seconds for fraction, seconds in known) / sum(seconds for _, seconds in known) if known else None
+    stops = [seconds for seconds in (before.stopped_seconds, stopped_s) if seconds is not None]
+    return waited, sum(stops) if stops else None
 
 
 def parameters_sha256(state: TrainState) -> str:

@@ -1,5 +1,6 @@
 """Whether a run's clock was disturbed by other work, as the kernel counts it."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_runs import prepared, stopping_after, trained
 
 from largebatch.jobs.engine.core_wait import DISTURBED, CoreWait, in_words, waited_s
+from largebatch.jobs.preparing.new_state import new_state
+from largebatch.jobs.reporting import summarise
+from largebatch.jobs.run.records import Outcome, RunSummary
 
 needs_count = pytest.mark.skipif(waited_s() is None, reason="this kernel does not count how long threads wait")
 SHORTEST_S = 0.05
@@ -88,3 +93,30 @@ def test_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     assert "OMP" not in (in_words(0.62) or ""), "what was done is not advised"
+
+
+@pytest.mark.parametrize("num_legs", [2, 3])
+def test_a_resumed_run_tells_of_all_its_seconds(tmp_path: Path, num_legs: int) -> None:
+    """Of less than a second nothing is known, so what the first leg waited stays what is known; resumed once more, with no step left, too."""
+    job = {"batch": {"global_batch_size": 8}, "stop": {"steps": 6}}
+    trained(prepared(**job), tmp_path / "run", stopping_after(2))
+    path = tmp_path / "run" / "summary.json"
+    first = json.loads(path.read_text())
+    path.write_text(json.dumps({**first, "core_wait_fraction": 0.5, "stopped_seconds": 4.0}))
+    for _ in range(num_legs - 1):
+        summary = trained(prepared(**job), tmp_path / "run", resumes=True)
+    assert (first["steps"], summary.steps, first["core_wait_fraction"]) == (2, 6, None)
+    assert (summary.core_wait_fraction, summary.stopped_seconds) == (0.5, 4.0)
+    assert RunSummary.model_validate_json(path.read_text()) == summary
+
+
+@pytest.mark.parametrize(("before", "now", "of_all"), [(0.5, 0.1, 0.2), (None, 0.1, 0.1), (0.5, None, 0.5), (None, None, None)])
+def test_each_leg_counts_by_its_seconds(tmp_path: Path, before: float | None, now: float | None, of_all: float | None) -> None:
+    """A quarter of them before, three quarters now; what is not known of one says nothing."""
+    job = prepared(batch={"global_batch_size": 8}, stop={"steps": 2})
+    earlier = trained(job, tmp_path / "run").model_copy(update={"training_seconds": 10.0, "evaluation_seconds": 0.0, "core_wait_fraction": before})
+    (tmp_path / "run" / "summary.json").write_text(earlier.model_dump_json())
+    state = new_state(job)
+    state.clock.go_on_from(40.0, 0.0, 40.0)
+    summary = summarise(job, state, Outcome.STOPPED, tmp_path / "run", now, 0.0)
+    assert summary.core_wait_fraction == (None if of_all is None else pytest.approx(of_all))
