@@ -88,6 +88,8 @@ def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser
         until_drawn(live.page, 10)
         expect(live.page.locator("#c-score")).to_have_text("Not evaluated yet.")
         expect(live.page.locator("#c-noise")).to_have_text("Not measured so far.")
+        loss_axis = "document.querySelector('#c-loss').layout.yaxis.type"
+        assert live.page.evaluate(loss_axis) == "linear"
         for first, last in ((11, 900), (901, 2100), (2101, 4500)):
             write(records(first, last))
             until_drawn(live.page, last)
@@ -105,6 +107,7 @@ def test_a_falling_rate_is_drawn_as_falling_live_and_afterwards(browser: Browser
     assert (line["x"][0], line["x"][-1], len(gaps)) == (1, STEPS, 1), "evenly over the whole run"
     assert 500 <= len(line["x"]) <= 1000
     assert found["loss"][0]["y"] == [2.0 / step for step in found["loss"][0]["x"]]
+    assert {visit.page.evaluate(loss_axis) for visit in (live, late)} == {"log"}, "the first losses are a thousand times most of the others"
     assert found["score"][0]["x"] == list(range(100, STEPS + 1, 100)), "every evaluation"
     assert set(found["speed"][0]["y"]) == {32 * 64}
     noise, in_own_norm = found["noise"]

@@ -17,6 +17,12 @@ export const along = (records, axis) => records.map((record) => record[axis === 
 export const trace = (name, x, y, more = {}) => ({ name, x, y, type: "scatter", mode: x.length > 60 ? "lines" : "lines+markers", ...more });
 export const hasPoints = ({ y }) => y.some((value) => value !== null && value !== undefined);
 
+// A few values that are many times most of the others would press these against the axis: then an axis of logarithms, where there are any.
+export function spread(traces) {
+  const values = traces.flatMap(({ y }) => y).filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
+  return values.length && values[0] > 0 && values.at(-1) > 20 * values[Math.floor(values.length / 2)] ? { type: "log" } : { type: "linear" };
+}
+
 // Axes without a point would look like a measurement of nothing: a chart without one says so in words.
 export function draw(id, traces, xTitle, extra = {}) {
   const place = document.getElementById(id);

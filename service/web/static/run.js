@@ -1,6 +1,6 @@
 // The page of one run.
 
-import { AXES, COLOURS, FROM_START, along, draw, offerTokens, redraw, trace } from "./charts.js";
+import { AXES, COLOURS, FROM_START, along, draw, offerTokens, redraw, spread, trace } from "./charts.js";
 import { Curves, POINTS, speeds } from "./curves.js";
 import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
 import { FINAL, all, fetchAnew, listen, made, one, say, steadily } from "./talk.js";
@@ -31,7 +31,8 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { 
   const of = (name, records, field, colour = 0) => trace(name, along(records, axis), records.map((r) => r[field]), { line: { color: COLOURS[colour] } });
   const { metric, target } = one("#job").dataset;
   put("c-score", [of(`${part} ${metric}`, evaluations, "score")], { blank: "Not evaluated yet.", level: target && Number(target) });
-  put("c-loss", [of("train", steps, "loss"), of(part, evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)]);
+  const losses = [of("train", steps, "loss"), of(part, evaluations.map((r) => ({ ...r, loss: r.scores.loss })), "loss", 1)];
+  put("c-loss", losses, { yaxis: spread(losses) });
   put("c-rate", [of("learning rate", steps, "learning_rate")]);
   const speed = speeds(steps, `${unit}_seen`);
   put("c-speed", [trace(`${unit} per second`, along(speed.map(([record]) => record), axis), speed.map(([, value]) => value))],
