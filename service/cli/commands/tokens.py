@@ -13,6 +13,7 @@ from largebatch.jobs.data.make_tokens import byte_tokenizer, file_tokenizer, mak
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.tables import output
+from largebatch.tuning.results.phrases import counted
 
 app = typer.Typer()
 BYTES = "bytes"
@@ -48,9 +49,8 @@ def tokens(
         print_answer(json.dumps({"folder": str(into), **facts.model_dump()}))
         return
     num_test = facts.num_tokens - facts.test_start
-    output().print(
-        f"{into}: {facts.num_tokens:,} tokens of {facts.vocabulary_size:,} in {facts.num_documents:,} documents, the last {num_test:,} for the test."
-    )
+    documents, vocabulary = counted(facts.num_documents, "document"), f"a vocabulary of {facts.vocabulary_size:,}"
+    output().print(f"{into}: {facts.num_tokens:,} tokens of {vocabulary}, in {documents}; the last {num_test:,} tokens are the test set's.")
 
 
 class _Lines:

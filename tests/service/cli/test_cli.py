@@ -343,3 +343,13 @@ def test_help_cuts_no_option_short(command: str) -> None:
     shown = largebatch(*command.split(), "--help", COLUMNS="80", TERM="dumb").output
     assert "--help" in shown
     assert re.findall(r"--[\w-]+\u2026", shown) == []
+
+
+@pytest.mark.parametrize(("num", "told"), [(1, "1 document;"), (2, "2 documents;")])
+def test_tokens_are_told_in_words(num: int, told: str) -> None:
+    """Bytes, and an end after each document."""
+    names = [f"{number}.txt" for number in range(num)]
+    for name in names:
+        Path(name).write_text("x" * 99)
+    words = " ".join(largebatch("tokens", *names, "--output", "text").output.split())
+    assert f"text: {100 * num} tokens of a vocabulary of 258, in {told} the last {10 * num} tokens are the test set's." in words
