@@ -25,6 +25,7 @@ function fieldsOf(job) {
 }
 
 const hasEnded = ({ summary }) => Boolean(summary) && summary.outcome !== "stopped" && summary.outcome !== "failed";
+const yet = (runs) => (runs.every(({ job }) => FINAL.has(job.state)) ? "" : " yet"); // what runs that go on may still come to
 const inWords = (value) => (value === null || value === undefined ? "none" : typeof value === "string" ? value : JSON.stringify(value));
 
 // What a run has come to, also one that has not ended: then as far as its curves tell.
@@ -47,9 +48,6 @@ function axisOf(values) {
   return { x: values.map(inWords), xaxis: { type: "category", categoryorder: "array", categoryarray: [...new Set(distinct.sort(order).map(inWords))] } };
 }
 
-// What runs that go on may still come to.
-const yet = (runs) => (runs.every(({ job }) => FINAL.has(job.state)) ? "" : " yet");
-
 function showCurves(runs) {
   const [metric, axis] = [one("#metric").value, one("#axis").value];
   const [what, of] = partsOf(metric);
@@ -61,9 +59,8 @@ function showCurves(runs) {
   one("#curves-title").textContent = `${name} against ${AXES[axis]}`;
   draw("c-curves", traces, AXES[axis], { xaxis: FROM_START, blank: `None of these runs has a ${name}${yet(runs)}.` });
   const missing = runs.filter((_, index) => !hasPoints(traces[index]));
-  const note = one("#curves-missing");
-  note.hidden = !missing.length || missing.length === traces.length;
-  note.textContent = `Without a ${name}${yet(missing)}: ${missing.map((run) => run.name).join(", ")}`;
+  const words = `Without a ${name}${yet(missing)}: ${missing.map((run) => run.name).join(", ")}`;
+  Object.assign(one("#curves-missing"), { textContent: words, hidden: !missing.length || missing.length === traces.length });
 }
 
 function showResults(runs) {

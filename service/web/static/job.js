@@ -4,9 +4,7 @@ import { FINAL, all, ask, one, steadily } from "./talk.js";
 
 const places = (value) => value.toFixed(4);
 const WRITERS = { score: places, best_score: places, training_seconds: (value) => `${value.toFixed(1)} s` };
-
 const STOPPING = "It finishes its step, saves and ends.";
-
 export const pathOf = (job) => job.dataset.path;
 
 export function fill(place, job) {
@@ -22,9 +20,7 @@ export function fill(place, job) {
 
 // What came of a press stands beside its button until the next one, whatever the notice on top says meanwhile.
 function tellPressed(text) {
-  const place = one("#pressed");
-  place.textContent = text;
-  place.hidden = !text;
+  Object.assign(one("#pressed"), { textContent: text, hidden: !text });
 }
 
 export function actions(job) {
@@ -50,10 +46,7 @@ export function actions(job) {
 
 export function showJob(job, place) {
   fill(place, job);
-  const reason = one("#reason");
-  reason.textContent = job.reason ?? "";
-  reason.hidden = !job.reason;
-  reason.className = job.state === "failed" ? "banner bad" : "note";
+  Object.assign(one("#reason"), { textContent: job.reason ?? "", hidden: !job.reason, className: job.state === "failed" ? "banner bad" : "note" });
   const isFinal = FINAL.has(job.state);
   if (isFinal && one("#pressed").textContent === STOPPING) tellPressed("");
   const show = (act, visible) => all(`[data-act="${act}"]`).forEach((button) => { button.hidden = !visible; });
@@ -79,7 +72,6 @@ export async function linksOf(job, told) {
 }
 
 const log = { attempt: 0, offset: 0, busy: false };
-
 export async function logOf(job, attempt) {
   const place = one("#log");
   if (log.busy || !attempt) return;

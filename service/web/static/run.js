@@ -46,11 +46,8 @@ function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { 
 export function runPage() {
   const job = one("#job");
   let curves = null; // until then the page stays as the server wrote it
-  let events = null;
-  let waiting = null;
-  let attempt = 0;
-  let shown = null;
-  let state = job.dataset.state;
+  let [events, waiting, shown] = [null, null, null];
+  let [attempt, state] = [0, job.dataset.state];
   const render = () => { waiting = null; if (curves) drawAll(curves, FINAL.has(state)); };
   const soon = () => { waiting ??= setTimeout(render, DRAW_MS); };
   const note = (text) => one("#notices").append(made("li", { textContent: text }));
