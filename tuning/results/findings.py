@@ -259,7 +259,8 @@ def find(
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
     Args:
-        target: in the runs' headline metric; default the one that most runs were given, else what every choice that is compared reached.
+        target: in the runs' headline metric; default the one that most runs were given, of those that none ended short of; else what every choice that
+            is compared reached.
         limits: what may be spent of a cost, each a question more.
         missing: what is known not to be there, in sentences.
         begun_from: the recipe that the runs are held against.
@@ -279,9 +280,27 @@ def find(
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
     given = common_target(largest) if target is None else target
     target = target_of_all(largest) if given is None else given
+    _refuse_runs_that_ended_short([*largest, *_own_run(begun_from, largest[0].setting)], target)
     _refuse_what_needs_no_training(largest, target)
     _refuse_clocks_that_stand(largest, target)
     return Findings(setting, target, given is None, tuple(largest), others, limits, missing, begun_from)
+
+
+def _own_run(begun_from: BegunFrom | None, setting: Setting) -> list[RunResult]:
+    """The recipe's own run, where it is of that setting."""
+    return [begun_from.run] if begun_from is not None and begun_from.run is not None and begun_from.run.setting == setting else []
+
+
+def _refuse_runs_that_ended_short(runs: Sequence[RunResult], target: float) -> None:
+    """Raise InputError where runs ended at an easier target of their own: they did not miss it, and who passed both at once was lucky."""
+    short = [run for run in runs if run.ended_short_of(target)]
+    if not short:
+        return
+    metric, own = runs[0].metric, [run.summary.target for run in short if run.summary.target is not None]
+    easiest = min(own, key=metric.goodness)
+    ended = f"{len(short)} of {len(runs)} runs ended at their own target, {metric.name} {easiest:g}"
+    hint = f"Give {easiest:g} or an easier one, or train these runs on, with stop.at_target false."
+    raise InputError("--target", f"{ended}, before they came to {target:g}: when they would have is not known.", hint)
 
 
 def _refuse_what_needs_no_training(runs: Sequence[RunResult], target: float) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt
 from largebatch.jobs.run.records import Headline, Outcome, RunSummary
 from largebatch.jobs.spec_base import Spec
 from largebatch.jobs.tasks.metric import Metric
-from largebatch.tuning.results.run_result import Evaluation, RunResult
+from largebatch.tuning.results.run_result import AT_TARGET, Evaluation, RunResult
 
 FINISHED = "FINISHED"
 """MLflow's status of a run that came to its end."""
@@ -121,6 +121,7 @@ def _read(client: Any, run: Any, names: MlflowNames, experiment: str) -> RunResu
     fields: dict[str, Any] = {
         "name": run.info.run_name or run.info.run_id,
         "recorded.trainer": "mlflow",
+        AT_TARGET: False,  # the target was told afterwards
         "seed": seed,
         "dataset.name": params.get(names.dataset, experiment),
         "model.name": params.get(names.model, f"the model of {experiment}"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.optim.by_samples.options import decay_of, half_life_fields
-from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.spec.alternatives import DECAYS, IN_TOKENS
 from largebatch.jobs.spec.schedules import PlaceSpec
 from largebatch.jobs.tasks.metric import Metric
@@ -30,6 +30,7 @@ COMPARED = frozenset(
     }
 )  # fmt: skip
 """Fields that an answer is about; any other that differs between runs on one axis is named."""
+AT_TARGET = "stop.at_target"
 GROWTH = "batch.schedule.growth"
 CHANGES_BATCH = tuple(f"batch.schedule.{way}" for way in ("growth", "doubling", "follows_rate", "warmup"))
 """Beginnings of the fields by which a batch changes while training."""
@@ -85,6 +86,8 @@ class RunResult:
     """Of every step that measured them, by rising step; none of a run from MLflow, where they are not kept together."""
     momentum_half_life_samples: float | None = None
     """The half-life that says the momentum, in samples; None where a number does."""
+    ends_at_target: bool = False
+    """Whether it was to end at the target that it was given, with its budget unspent."""
     chose: bool = False
     """Whether a sweep chose by it, so that it is kept apart from what is reported of the settings that were chosen."""
 
@@ -121,6 +124,7 @@ class RunResult:
             folder=folder,
             noise_estimates=noise_estimates,
             momentum_half_life_samples=half_life,
+            ends_at_target=str(fields.get(AT_TARGET, True)) == "True" and not _budget_is_spent(fields, summary),
         )
 
     @property
@@ -168,6 +172,13 @@ class RunResult:
         """The first evaluation that met `target`: what it cost; None on a miss."""
         return next((point for point in self.evaluations if self.metric.meets(point.score, target)), None)
 
+    def ended_short_of(self, target: float) -> bool:
+        """Whether it ended at its own target, before it came to `target`: when it would have, if at all, is not known."""
+        own = self.summary.target
+        if not self.ends_at_target or own is None or self.summary.outcome is not Outcome.REACHED or self.first_at(target) is not None:
+            return False
+        return self.first_at(own) == self.evaluations[-1]
+
 
 def evaluated_on(results: Iterable[RunResult]) -> str:
     """The name of the part of the data that runs were evaluated on while training, for a title: "test", "validation", or both."""
@@ -192,6 +203,12 @@ def _milestone(fields: Mapping[str, Any], global_batch_size: int) -> str:
     unit, place = next((unit, fields[unit]) for unit in PlaceSpec.model_fields if fields.get(unit) is not None)
     where = {"epoch": f"at epoch {place:g}", "fraction": f"at {place:g} of the run"}.get(unit, f"after {place:,} {unit}")
     return f"{global_batch_size * fields['factor']:,.7g} {where}"
+
+
+def _budget_is_spent(fields: Mapping[str, Any], summary: RunSummary) -> bool:
+    """Whether a run has done all that it was to do."""
+    budgets = (("stop.epochs", summary.epochs), ("stop.steps", summary.steps))
+    return any(done >= float(fields[name]) - 1e-9 for name, done in budgets if fields.get(name) is not None)
 
 
 def _momentum_half_life(fields: Mapping[str, Any], summary: RunSummary) -> float | None:

@@ -232,6 +232,7 @@ def rounded_to_easier(score: float, metric: Metric) -> float:
 
 
 def common_target(runs: Sequence[RunResult]) -> float | None:
-    """The target that most runs were given; None where none was."""
+    """The target that most runs were given, of those that no run ended short of; None where none was."""
     targets = [run.summary.target for run in runs if run.summary.target is not None]
+    targets = [target for target in targets if not any(run.ended_short_of(target) for run in runs)]
     return max(set(targets), key=lambda target: (targets.count(target), target)) if targets else None
