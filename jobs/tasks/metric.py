@@ -38,8 +38,17 @@ class Metric(NamedTuple):
         return f"{self.name} {self.format(score)}"
 
     def format(self, score: float) -> str:
-        """A score as text: of a fraction four places, of others four digits."""
-        return f"{score:.4f}" if self.is_fraction else f"{score:.4g}"
+        """A score as text: of a fraction four places (see `in_places`), of others four digits."""
+        return in_places(score) if self.is_fraction else f"{score:.4g}"
+
+
+def in_places(score: float) -> str:
+    """A score among others in a table, whatever its metric: four places, and four digits of one that they would blur."""
+    return f"{score:.4f}" if not score or abs(score) >= BLURRED else f"{score:.4g}"
+
+
+BLURRED = 0.01
+"""Below this, four places are fewer than three digits."""
 
 
 ACCURACY = Metric("accuracy", "higher", is_fraction=True)

@@ -15,8 +15,10 @@ from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.jobs.tasks.metric import in_places
 from largebatch.service.cli.console import print_plain, time_left
 from largebatch.tuning.results.analysis.configurations import score_spread, spread
+from largebatch.tuning.results.unit import clock_in_words
 from largebatch.tuning.sweep.ledger import Ledger, Trial
 from largebatch.tuning.sweep.space import SweepGroup, group_name, groups
 from largebatch.tuning.sweep.spec import SweepSpec
@@ -185,8 +187,8 @@ def _result(summary: RunSummary | None) -> str:
     if summary is None:
         return ""
     score = "" if summary.best_score is None else f"  {summary.headline.metric.in_words(summary.best_score)}"
-    seconds = "" if summary.time_to_target_seconds is None else f"  {summary.time_to_target_seconds:.2f} s to target"
-    return f"{score}{seconds}  training {summary.training_seconds:.2f} s"
+    seconds = "" if summary.time_to_target_seconds is None else f"  {clock_in_words(summary.time_to_target_seconds)} s to target"
+    return f"{score}{seconds}  training {clock_in_words(summary.training_seconds)} s"
 
 
 def _rank(summary: RunSummary) -> tuple[float, float]:
@@ -204,12 +206,14 @@ def _best(best: tuple[Trial, list[RunSummary]] | None) -> tuple[str, str, str, s
     reached = score_spread([summary.best_score for summary in summaries], metric).median
     rate = trial.fields.get("learning_rate.base")
     return (
-        "" if rate is None else f"{rate:.4g}", "-" if seconds is None else f"{seconds:.2f}", "-" if reached is None else metric.format(reached),
+        "" if rate is None else f"{rate:.4g}",
+        "-" if seconds is None else clock_in_words(seconds),
+        "-" if reached is None else metric.format(reached),
         str(len(summaries)),
-    )  # fmt: skip
+    )
 
 
 def _in_a_word(scores: list[float]) -> str:
     """The runs under way: the score of the first, and how many more."""
-    first = "" if not scores else f"{scores[0]:.3f}" if scores[0] else "begins"
+    first = "" if not scores else in_places(scores[0]) if scores[0] else "begins"
     return first + (f" +{len(scores) - 1}" if len(scores) > 1 else "")

@@ -8,8 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.tasks.metric import in_places
 from largebatch.service.job import Kind
 from largebatch.tuning.files import told_apart
+from largebatch.tuning.results.unit import clock_in_words
 
 GAP = 2
 """Blanks behind a column."""
@@ -49,11 +51,11 @@ def print_runs(rows: list[dict[str, Any]]) -> None:
         "outcome": lambda row: str(row["outcome"]),
         "steps": lambda row: f"{row['steps']:,}",
         "epochs": lambda row: f"{row['epochs']:g}" if row["epochs"] == round(row["epochs"], 2) else f"{row['epochs']:.2f}",
-        "training s": lambda row: f"{row['training_seconds']:.2f}",
-        "s to target": lambda row: "-" if row["time_to_target_seconds"] is None else f"{row['time_to_target_seconds']:.2f}",
-        test: lambda row: "-" if row["score"] is None else f"{row['score']:.4f}",
-        **({"test, at the end": lambda row: "-" if row.get("test_score") is None else f"{row['test_score']:.4f}"} if part != "test" else {}),
-        "best": lambda row: "-" if row["best_score"] is None else f"{row['best_score']:.4f}",
+        "training s": lambda row: clock_in_words(row["training_seconds"]),
+        "s to target": lambda row: "-" if row["time_to_target_seconds"] is None else clock_in_words(row["time_to_target_seconds"]),
+        test: lambda row: "-" if row["score"] is None else in_places(row["score"]),
+        **({"test, at the end": lambda row: "-" if row.get("test_score") is None else in_places(row["test_score"])} if part != "test" else {}),
+        "best": lambda row: "-" if row["best_score"] is None else in_places(row["best_score"]),
         "tokens/s" if counts_tokens else "samples/s": lambda row: "-" if row[rate] is None else f"{row[rate]:,.0f}",
         "noise scale": _noise_in_words,
     }
@@ -142,7 +144,7 @@ def table_of_jobs(jobs: Iterable[dict[str, Any]], kind: Kind) -> Table:
     table = plain_table("id", "name", "state", "batch", "score", "training", "owner", "tags")
     for job in jobs:
         score, best, seconds = (job["progress"].get(name) for name in ("score", "best_score", "training_seconds"))
-        told = "" if score is None else f"{score:.4f}{'' if best is None else f' (best {best:.4f})'}"
+        told = "" if score is None else f"{in_places(score)}{'' if best is None else f' (best {in_places(best)})'}"
         batch = str(job["global_batch_size"] or job["progress"].get("global_batch_size") or "-") if kind is Kind.RUN else ""
         trained = "" if seconds is None else f"{seconds:.1f} s"
         table.add_row(job["id"], job["name"], job["state"], batch, told, trained, job["owner"], " ".join(job["tags"]))

@@ -259,8 +259,8 @@ def find(
     """Analyse runs: those of the setting that has most; the others are named, never mixed in.
 
     Args:
-        target: in the runs' headline metric; default the one that most runs were given, of those that none ended short of; else what every choice that
-            is compared reached.
+        target: in the runs' headline metric; default the one that most runs were given, of those that none ended short of; else what every choice
+            that is compared reached.
         limits: what may be spent of a cost, each a question more.
         missing: what is known not to be there, in sentences.
         begun_from: the recipe that the runs are held against.

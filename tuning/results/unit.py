@@ -10,6 +10,11 @@ def in_digits(value: float, digits: int = 6) -> str:
     return f"{value:,.0f}" if "e+" in text else text
 
 
+def clock_in_words(seconds: float) -> str:
+    """Seconds among others in a table, without their unit: two places, and three digits of less than a second: `12.34`, `0.00123`."""
+    return f"{seconds:.2f}" if seconds >= 1 else f"{seconds:.3g}"
+
+
 def times_in_words(factor: float, digits: int = 3) -> str:
     """`1.51 times`; one that so few digits would call 1 has four: `1.002 times`."""
     text = in_digits(factor, digits)

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException
 
+from largebatch.jobs.tasks.metric import in_places
 from largebatch.service import web
 from largebatch.service.api.auth import principal_of
 from largebatch.service.api.dependencies import Deps
@@ -19,12 +20,15 @@ from largebatch.service.db.tokens import Principal, UnauthorizedError
 from largebatch.service.job import FINAL, Kind, State
 from largebatch.tuning import report as reports
 from largebatch.tuning.report.code_words import coded
+from largebatch.tuning.results.unit import clock_in_words
 
 HERE = Path(web.__file__).parent
 CARDS = Path(reports.__file__).parent / "templates"
 templates = Jinja2Templates([HERE / "templates", CARDS])
 templates.env.globals.update(states=list(State), final=FINAL)
 templates.env.filters["coded"] = coded
+templates.env.filters["places"] = in_places
+templates.env.filters["clock"] = clock_in_words
 templates.env.filters["at"] = lambda at_s: datetime.fromtimestamp(at_s, UTC)
 
 

@@ -1,7 +1,7 @@
 // The page of one sweep or study. What its runs say comes from the server as HTML and as figures; this asks again when more of them are over.
 
 import { drawFigure } from "./charts.js";
-import { actions, linksOf, logOf, pathOf, showJob } from "./job.js";
+import { actions, linksOf, logOf, pathOf, places, showJob } from "./job.js";
 import { FINAL, all, fetchAnew, listen, made, one, say, steadily } from "./talk.js";
 
 function makePlace({ name, title, caption }) {
@@ -34,7 +34,8 @@ function showProgress({ state, started_at: began, progress: { stage, stages, sta
 
 // What runs now, every second, without asking: the job's own event carries it.
 function tick(running) {
-  const written = { step: ({ step, total_steps: total }) => `${step ?? ""}${total ? ` / ${total}` : ""}`, score: ({ score }) => score?.toFixed(4) ?? "",
+  const written = { step: ({ step, total_steps: total }) => `${step ?? ""}${total ? ` / ${total}` : ""}`,
+    score: ({ score }) => (typeof score === "number" ? places(score) : ""),
     training_seconds: ({ training_seconds: seconds }) => seconds?.toFixed(2) ?? "" };
   for (const [name, told] of Object.entries(running ?? {})) {
     const row = one(`tr[data-trial="${CSS.escape(name)}"]`);

@@ -178,3 +178,18 @@ def test_the_first_step_has_no_rate_yet() -> None:
     with training:
         training.record(step(1))
         assert training.progress.tasks[0].fields["remaining_s"] is None
+
+
+def test_short_clocks_and_small_losses_keep_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    """They were 0.00 s and 0.0000 both."""
+    loss = {"name": "loss", "better": "lower", "is_fraction": False}
+    rows = [
+        {**SUMMARY, "headline": loss, "score": 10 * score, "best_score": score, "training_seconds": 2.0, "time_to_target_seconds": seconds}
+        for score, seconds in ((1.6e-5, 0.0006), (1.28e-6, 0.0027))
+    ]
+    print_runs(rows)
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert all(
+        {"2.00", seconds, score, best} <= set(line)
+        for line, seconds, score, best in zip(shown, ("0.0006", "0.0027"), ("0.00016", "1.28e-05"), ("1.6e-05", "1.28e-06"), strict=True)
+    )

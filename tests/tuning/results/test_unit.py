@@ -2,7 +2,8 @@
 
 import pytest
 
-from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits, times_in_words, unit_of
+from largebatch.jobs.tasks.metric import in_places
+from largebatch.tuning.results.unit import SAMPLES, Unit, clock_in_words, in_digits, times_in_words, unit_of
 
 
 def test_samples_are_told_as_they_are() -> None:
@@ -24,6 +25,20 @@ def test_one_of_them_is_singular() -> None:
 )
 def test_numbers_are_written_without_a_power_above_one(number: float, digits: int, text: str) -> None:
     assert in_digits(number, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(123.456, "123.46"), (1.0, "1.00"), (0.28, "0.28"), (0.0012, "0.0012"), (0.00274, "0.00274"), (0.0, "0")]
+)
+def test_a_clock_in_a_table_keeps_three_digits_of_less_than_a_second(seconds: float, text: str) -> None:
+    assert clock_in_words(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("score", "text"), [(0.91254, "0.9125"), (0.0, "0.0000"), (12.5, "12.5000"), (-0.5, "-0.5000"), (1.6e-5, "1.6e-05"), (-0.00123456, "-0.001235")]
+)
+def test_a_score_in_a_table_is_not_blurred_to_zero(score: float, text: str) -> None:
+    assert in_places(score) == text
 
 
 def test_a_factor_near_one_is_not_called_one() -> None:
