@@ -13,7 +13,7 @@ from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.samples.number_ranges import AnyRange, NumberRange, ShareRange, WeightRange, token_ranges
 from largebatch.jobs.spec_base import Fraction, Spec
-from largebatch.jobs.tasks.metric import Metric
+from largebatch.jobs.tasks.metric import LOSS, Metric
 
 if TYPE_CHECKING:
     from largebatch.jobs.samples.dataset import Dataset
@@ -289,6 +289,44 @@ class OwnTaskConfig(TaskConfig):
                 "Let the class inherit from largebatch.Task, and return an object of it.",
             )
         return task
+
+
+CONFIGS: dict[str, type[TaskConfig]] = {
+    "classification": ClassificationConfig,
+    "multi-label": MultiLabelConfig,
+    "regression": RegressionConfig,
+    "language-modelling": LanguageModellingConfig,
+    "masked-language-modelling": MaskedLanguageModellingConfig,
+    "contrastive": ContrastiveConfig,
+}
+"""Ours, by name."""
+OF_THE_LOSS = ("loss", "delta", "quantile", "temperature", "bias", "arguments")
+"""Options that say what is minimised, and of a task's metrics change the loss alone; a person's own arguments are taken to be such."""
+
+
+def scores_are_of(fields: Mapping[str, object], metric: str) -> str:
+    """The task that makes scores in a metric what they are, such as `regression (loss huber)` of a loss; empty for plain classification's other
+    metrics, and for a recorded run, which tells of no task.
+
+    Scores of two tasks, or under options that change what is measured, are not compared. Args: fields: of a spec, flat, also as texts.
+    """
+    if any(field.startswith("recorded.") for field in fields):
+        return ""
+    name, entry_point = str(fields.get("task.name", "classification")), fields.get("task.entry_point")
+    config = CONFIGS.get(name)
+    usual = {} if config is None else {option: str(field.default) for option, field in config.model_fields.items()}
+    options = {
+        field.removeprefix("task."): str(value) for field, value in fields.items() if field.startswith("task.") and value not in (None, {}, [])
+    }
+    told = [
+        f"{option.rpartition('.')[2]} {value}"
+        for option, value in sorted(options.items())
+        if option not in {"name", "entry_point"} and value != usual.get(option) and (metric == LOSS.name or not option.startswith(OF_THE_LOSS))
+    ]
+    called = str(entry_point or name)
+    if told:
+        return f"{called} ({', '.join(told)})"
+    return "" if called == "classification" and metric != LOSS.name else called
 
 
 def _refuse_smoothing(name: str, label_smoothing: float) -> None:

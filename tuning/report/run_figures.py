@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from largebatch.jobs.run import run_folder
-from largebatch.jobs.tasks.metric import LOSS
 from largebatch.tuning.files import told_apart
 from largebatch.tuning.report.charts import Chart, Series
 from largebatch.tuning.results.collect import collect
@@ -46,10 +45,8 @@ def _curve(name: str, runs: Sequence[RunResult]) -> Series:
 
 
 def judged_by(result: RunResult) -> str:
-    """The metric of a run's scores; a loss with the task that it is of."""
-    settings, name = dict(result.settings), result.metric.name
-    task = next((settings[field] for field in ("task.entry_point", "task.loss", "task.name") if field in settings), "")
-    return f"{name} ({task})" if name == LOSS.name and task else name
+    """The metric of a run's scores, with the task that it is of."""
+    return f"{result.metric.name} of {result.task}" if result.task else result.metric.name
 
 
 def on_unlike_footing(results: Sequence[RunResult]) -> str:

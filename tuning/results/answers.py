@@ -27,12 +27,15 @@ class Setting(Answer):
     world_size: int
     metric: str = ACCURACY.name
     """What the runs are judged by."""
+    task: str = ""
+    """The task that it is of, with the options that change what is measured; empty for classification."""
     evaluated_on: Literal["test", "validation"] = "test"
     """The part of the data that it is taken on."""
 
     def __str__(self) -> str:
         workers = f", {self.world_size} workers" if self.world_size > 1 else ""
         metric = self.metric if self.evaluated_on == "test" else f"{self.evaluated_on} {self.metric}"
+        metric += f" of {self.task}" if self.task else ""
         judged = "" if metric == ACCURACY.name else f", by {metric}"
         return f"{self.model} on {self.dataset}, {self.device}{workers}{judged}"
 

@@ -14,6 +14,7 @@ from largebatch.jobs.run.records import Outcome, RunSummary
 from largebatch.jobs.spec.alternatives import DECAYS, IN_TOKENS
 from largebatch.jobs.spec.schedules import PlaceSpec
 from largebatch.jobs.tasks.metric import Metric
+from largebatch.jobs.tasks.registry import scores_are_of
 from largebatch.tuning.results.answers import Setting
 
 ASIDE = (
@@ -131,7 +132,12 @@ class RunResult:
     def setting(self) -> Setting:
         """Its setting, the model without arguments."""
         return Setting(dataset=self.dataset, model=self.model, device=self.device, world_size=self.summary.world_size, metric=self.metric.name,
-                       evaluated_on=self.summary.evaluated_on)  # fmt: skip
+                       task=self.task, evaluated_on=self.summary.evaluated_on)  # fmt: skip
+
+    @property
+    def task(self) -> str:
+        """What its scores are of, beside their metric's name; empty for classification."""
+        return scores_are_of(dict(self.settings), self.metric.name)
 
     @property
     def metric(self) -> Metric:
