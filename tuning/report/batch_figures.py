@@ -97,7 +97,7 @@ def steps_and_samples(findings: Findings) -> list[Chart]:
         name = what if what == "steps" else unit.name
         series, points = _costs(findings, what, spent, name, of), list[tuple[float, float]]()
         for number, side in enumerate(findings.by_optimizer.values()):
-            critical, reached = side.critical_batch, side.reached
+            critical, reached = side.critical_batch, side.fitted_reached
             if critical is not None and reached:
                 batches = [*np.geomspace(reached[0].global_batch_size, reached[-1].global_batch_size, 80), critical.critical_batch_size]
                 *fitted, at_critical = [

@@ -97,6 +97,8 @@ class Choice(Answer):
     """Its name; of a person's own its entry point."""
     num_seeds: int
     """0: predicted, not run."""
+    grows: bool = False
+    """Whether its batch grows while training: `global_batch_size` is then that of its beginning."""
     seconds_interval: Interval | None = None
     """None for a single seed, and where costs are predicted or those to a limit."""
     samples_interval: Interval | None = None
@@ -110,7 +112,9 @@ class Choice(Answer):
     """Its values of the other fields in which the runs differ."""
 
     def is_same_step(self, other: "Choice") -> bool:
-        """Whether a step of both costs as much: of one batch, with one optimizer."""
+        """Whether a step of both costs as much: of one batch that stays, with one optimizer."""
+        if self.grows or other.grows:
+            return False
         return (self.global_batch_size, self.optimizer) == (other.global_batch_size, other.optimizer)
 
 

@@ -124,9 +124,23 @@ class Findings:
         return [best for best in self.best if best.seconds.median is not None]
 
     @cached_property
+    def fitted(self) -> list[Configuration]:
+        """The best of each batch size among the runs whose batch stays: of one that grows there is no one batch that its samples are of."""
+        if self.compares_optimizers:
+            return [best for side in self.by_optimizer.values() for best in side.fitted]
+        if not any(run.grows for run in self.runs):
+            return self.best
+        return best_of_each_batch([tried for tried in self.configurations if not tried.first.grows])
+
+    @cached_property
+    def fitted_reached(self) -> list[Configuration]:
+        """Those of them that reached the target."""
+        return [best for best in self.fitted if best.seconds.median is not None]
+
+    @cached_property
     def crossed(self) -> list[Configuration]:
         """Those of which it is known where most runs crossed the target: between two evaluations, not before the first."""
-        return [best for best in self.reached if 2 * sum(met.is_between for met in best.crossings) > len(best.crossings)]
+        return [best for best in self.fitted_reached if 2 * sum(met.is_between for met in best.crossings) > len(best.crossings)]
 
     @cached_property
     def chosen_by_their_runs(self) -> list[Configuration]:
@@ -179,8 +193,8 @@ class Findings:
 
     @cached_property
     def critical_batch(self) -> CriticalBatch | None:
-        """Fitted to where the runs crossed the target, of the batches whose median reached it, and not at their first evaluation; None for fewer
-        than three such batches.
+        """Fitted to where the runs crossed the target, of the batches that stay, whose median reached it, and not at their first evaluation; None
+        for fewer than three such batches.
 
         Of several optimizers that of the soonest: each has a curve of its own.
         """
@@ -193,7 +207,7 @@ class Findings:
     @cached_property
     def curve_crossing(self) -> CurveCrossing | None:
         """Two batch sizes whose curves cross below the target; of several optimizers those of the soonest."""
-        return self.leading.curve_crossing if self.compares_optimizers else crossing_curves(self.reached, self.target)
+        return self.leading.curve_crossing if self.compares_optimizers else crossing_curves(self.fitted_reached, self.target)
 
     @cached_property
     def noise_scale(self) -> float | None:

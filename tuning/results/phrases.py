@@ -77,6 +77,11 @@ def number_of_disturbed(runs: Iterable[RunResult]) -> int:
     return sum((run.summary.core_wait_fraction or 0.0) >= DISTURBED for run in runs)
 
 
+def growing_left_out(runs: Iterable[RunResult]) -> str:
+    """`; runs whose batch grows have no part in it`; empty where none does."""
+    return "; runs whose batch grows have no part in it" if any(run.grows for run in runs) else ""
+
+
 def number_of_stopped(runs: Iterable[RunResult]) -> int:
     """Runs that stood still so long that their clock says less than without it."""
     return sum(

@@ -33,6 +33,8 @@ COMPARED = frozenset(
 """Fields that an answer is about; any other that differs between runs on one axis is named."""
 AT_TARGET = "stop.at_target"
 GROWTH = "batch.schedule.growth"
+GROWS = (GROWTH, "batch.schedule.doubling", "batch.schedule.follows_rate")
+"""Beginnings of the fields by which a batch grows, for good."""
 CHANGES_BATCH = tuple(f"batch.schedule.{way}" for way in ("growth", "doubling", "follows_rate", "warmup"))
 """Beginnings of the fields by which a batch changes while training."""
 MOST_NAMED, LONGEST = 4, 60
@@ -153,6 +155,11 @@ class RunResult:
     def batch_schedule(self) -> tuple[tuple[str, str], ...]:
         """How its batch changes while training; empty where it does not."""
         return tuple(each for each in self.settings if each[0].startswith(CHANGES_BATCH))
+
+    @property
+    def grows(self) -> bool:
+        """Whether its batch grows while training, so that `global_batch_size` is that of its beginning alone."""
+        return any(name.startswith(GROWS) for name, _ in self.settings)
 
     @property
     def compared_choice(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from statistics import median
 
 from largebatch.jobs.plan.describe import CHOSEN_ON
 from largebatch.jobs.run.records import Headline, Outcome
+from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.doubts import bias_in_words, critical_in_words, times_beyond
 from largebatch.tuning.results.answers import Advice, CriticalBatch, GrowthAdvice
@@ -18,6 +19,7 @@ from largebatch.tuning.results.phrases import (
     capital,
     choice_in_words,
     counted,
+    growing_left_out,
     listed,
     momentum_in_words,
     momentum_name,
@@ -168,22 +170,30 @@ def _too_few_in_words(findings: Findings) -> list[str]:
     counts = dict[tuple[int, int], list[str]]()
     for optimizer, side in findings.by_optimizer.items():
         if side.critical_batch is None:
-            counts.setdefault((len(side.crossed), len(side.best)), []).append(optimizer)
+            counts.setdefault((len(side.crossed), len(side.fitted)), []).append(optimizer)
     did = "; ".join(
         f"{f'under {listed(names)} ' if findings.compares_optimizers else ''}{reached} of {tried}{' each' if len(names) > 1 else ''} did"
         for (reached, tried), names in counts.items()
     )
     if not did:
         return []
+    did += growing_left_out(findings.runs)
     few = [side for side in findings.by_optimizer.values() if side.critical_batch is None]
     first = [told for side in few for told in _at_first_evaluation_in_words(side, findings.compares_optimizers)]
     after = " after their first evaluation" if first else ""
-    return [" ".join([f"For a critical batch size at least three batch sizes must reach the target in half of their runs{after}; {did}.", *first])]
+    return [
+        " ".join(
+            [
+                f"For a critical batch size at least three batch sizes must reach the target in half of their runs{after}; {did}.",
+                *first,
+            ]
+        )
+    ]
 
 
 def _at_first_evaluation_in_words(side: Findings, is_named: bool) -> list[str]:
     """Which batches met the target too soon to tell where; empty for none. Args: is_named: under which optimizer."""
-    first = [best for best in side.reached if best not in side.crossed]
+    first = [best for best in side.fitted_reached if best not in side.crossed]
     if not first:
         return []
     batches = listed(side.unit.batch(best.global_batch_size) for best in first)
@@ -248,10 +258,15 @@ def _rows(findings: Findings) -> list[dict[str, str]]:
             unit.name: _amount(best.samples.median, unit),
             f"best {findings.metric.name}": "-" if best.best_score.median is None else findings.metric.format(best.best_score.median),
             "noise scale": _amount(best.noise_scale, unit),
-            "regime": "-" if (of := critical[best.first.optimizer]) is None else regime(best.global_batch_size, of.critical_batch_size).value,
+            "regime": _regime(best, critical[best.first.optimizer]),
         }
         for best in findings.best
     ]
+
+
+def _regime(best: Configuration, critical: CriticalBatch | None) -> str:
+    """A dash for a batch that grows, which is in several."""
+    return "-" if critical is None or best.first.grows else regime(best.global_batch_size, critical.critical_batch_size).value
 
 
 def _amount(num_samples: float | None, unit: Unit) -> str:
@@ -310,7 +325,7 @@ def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_nam
     words = [f"Critical batch size{f' under {critical.optimizer}' if is_named else ''}: {critical_in_words(critical, unit)}{meaning}."]
     if findings.noise_scale is not None:
         words.append(f"The gradient noise scale that the runs measured is {unit.of(findings.noise_scale):,.0f}.")
-    words.append(f"The fit stands on {critical.num_points} runs at {len(findings.crossed)} batch sizes.")
+    words.append(f"The fit stands on {critical.num_points} runs at {len(findings.crossed)} batch sizes{growing_left_out(findings.runs)}.")
     words += _at_first_evaluation_in_words(findings, is_named)
     if (times := times_beyond(critical)) is not None and not critical.is_boundless:
         largest = unit.batch(critical.largest_batch or 0.0)
@@ -324,8 +339,8 @@ def _critical_batch_in_words(critical: CriticalBatch, findings: Findings, is_nam
     if num_missed := sum(best.samples.num_runs - best.samples.num_reached for best in findings.crossed):
         are = "are" if num_missed > 1 else "is"
         words.append(f"{counted(num_missed, 'run')} of these that missed {are} left out, so it is too favourable there.")
-    if findings.missed:
-        batches = ", ".join(unit.batch(missed.global_batch_size) for missed in findings.missed)
+    if missed := [best for best in findings.fitted if best.seconds.median is None]:
+        batches = ", ".join(unit.batch(best.global_batch_size) for best in missed)
         words.append(f"Left out with all their runs, since half of them or more missed: batch {batches}.")
     met = [met for best in findings.crossed for met in best.crossings]
     coarsest = max(met, key=lambda crossed: crossed.interval / crossed.at.samples)

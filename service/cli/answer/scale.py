@@ -120,7 +120,7 @@ def _fitted(runs: RunsToRead) -> Findings:
 
 
 def _measured(findings: Findings | None, profile: Profile) -> Measured:
-    batches = None if findings is None else [best.global_batch_size for best in findings.reached]
+    batches = None if findings is None else [best.global_batch_size for best in findings.fitted_reached]
     shares = [point.global_batch_size for point in profile.points]
     return Measured(None if batches is None else (min(batches), max(batches)), (min(shares), max(shares)))
 

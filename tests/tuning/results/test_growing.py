@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 from command_line import said
-from made_runs import made_folder, made_run
+from made_runs import fine, made_folder, made_profile, made_run
 
+from largebatch.jobs.errors import InputError
 from largebatch.tuning.branch.answer import BranchAnswer, Place
 from largebatch.tuning.branch.critical import BranchedBatch
 from largebatch.tuning.branch.schedule import BatchSchedule
 from largebatch.tuning.files import BRANCH_ANSWER, BRANCHES, GROWN_RECIPE
+from largebatch.tuning.results.analysis.prediction import predict
 from largebatch.tuning.results.answers import GrowthAdvice
 from largebatch.tuning.results.findings import find
 from largebatch.tuning.results.run_result import RunResult
@@ -186,3 +188,48 @@ def test_words_stand_in_the_answer() -> None:
     assert any(
         line.startswith("A batch that grows while training, under adamw: worth it. Measured on these runs: grown came to") for line in answer.words
     )
+
+
+def grown_first(batch: int, seed: int) -> RunResult:
+    """A run that begins at a batch, grows, and is sooner than any that stays."""
+    made = made_run(batch, seed, 3.0, settings=(("batch.global_batch_size", str(batch)), *GROWN))
+    points = tuple(at._replace(training_seconds=at.training_seconds / 100) for at in fine(made).evaluations)
+    return replace(made, evaluations=points)
+
+
+def constant(batch: int, seed: int) -> RunResult:
+    return fine(made_run(batch, seed, settings=(("batch.global_batch_size", str(batch)),)))
+
+
+def test_the_critical_batch_is_of_batches_that_stay() -> None:
+    """A grown run that was the best of its beginning's batch stood in the fit with samples of other batches."""
+    staying = [constant(batch, seed) for batch in (32, 128, 512, 2048) for seed in (0, 1)]
+    alone, beside = find(staying), find([*staying, *(grown_first(32, seed) for seed in (0, 1))])
+    assert alone.critical_batch is not None
+    assert beside.critical_batch == alone.critical_batch
+    assert [(choice.global_batch_size, choice.grows) for choice in beside.choices][:2] == [(32, True), (128, False)]
+    answer = answer_of(beside)
+    assert any("at 4 batch sizes; runs whose batch grows have no part in it." in line for line in answer.words)
+    assert answer.rows[0]["regime"] == "-"
+    assert answer.card is not None
+    assert answer.card.larger_machines is None
+    assert "Not known: its batch grows, and the critical batch is of batches that stay." in [line.text for line in answer.card.lines]
+
+
+def test_runs_that_all_grow_give_no_critical_batch() -> None:
+    answer = answer_of(find([grown_first(batch, seed) for batch in (32, 128, 512) for seed in (0, 1)]))
+    assert answer.critical_batch is None
+    assert any("0 of 0 did; runs whose batch grows have no part in it." in line for line in answer.words)
+
+
+def test_a_batch_that_grows_predicts_nothing() -> None:
+    with pytest.raises(InputError, match="has a batch that grows"):
+        predict(grown_first(32, 0), made_profile(), 0.9, [32, 64])
+    assert predict(constant(32, 0), made_profile(), 0.9, [32, 64])
+
+
+def test_a_step_of_a_batch_that_grows_costs_what_no_other_does() -> None:
+    grows, stays = (find([run]).choices[0] for run in (grown_first(32, 0), constant(32, 0)))
+    assert stays.is_same_step(stays)
+    assert not grows.is_same_step(stays)
+    assert not stays.is_same_step(grows)

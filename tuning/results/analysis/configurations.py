@@ -135,6 +135,7 @@ class Configuration:
             momentum_half_life_samples=self.first.momentum_half_life_samples,
             optimizer=self.first.optimizer,
             num_seeds=len(self.runs),
+            grows=self.first.grows,
         )
 
 

@@ -13,10 +13,9 @@ from typing import Literal, NamedTuple
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.configurations import score_spread
 from largebatch.tuning.results.answers import BranchedRun, Evidence, GrownSchedule, GrowthAdvice, Verdict
-from largebatch.tuning.results.run_result import RunResult
+from largebatch.tuning.results.run_result import GROWS, RunResult
 from largebatch.tuning.results.unit import Unit, in_digits
 
-GROWS = ("batch.schedule.growth", "batch.schedule.doubling", "batch.schedule.follows_rate")
 CHANGES, END = (*GROWS, "batch.schedule.warmup", "batch.schedule.rate_follows"), "stop."
 """Beginnings of the fields that say whether a batch grows, that may differ between a grown run and a constant one, and that say where runs end."""
 SAME_LENGTH = 0.02
@@ -98,7 +97,7 @@ def _pairs(runs: Sequence[RunResult]) -> list[Pair]:
     constant: dict[tuple[tuple[str, str], ...], list[RunResult]] = {}
     grown: dict[tuple[tuple[str, str], ...], list[RunResult]] = {}
     for run in runs:
-        (grown if any(name.startswith(GROWS) for name, _ in run.settings) else constant).setdefault(run.settings, []).append(run)
+        (grown if run.grows else constant).setdefault(run.settings, []).append(run)
     pairs = []
     for settings, members in grown.items():
         alike = [others for other, others in constant.items() if _beside_schedule(other) == _beside_schedule(settings)]

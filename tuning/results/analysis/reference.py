@@ -47,12 +47,15 @@ class Curve(NamedTuple):
 def curve_through(run: RunResult, target: float) -> Curve:
     """The samples to `target` at every batch size, by one run; its summary's noise scale is used where it kept no estimates.
 
-    Raises: InputError for a run that did not reach it, or measured no noise.
+    Raises: InputError for a run that did not reach it, measured no noise, or has a batch that grows.
     """
     met, summary = crossing(run, target), run.summary
     if met is None:
         best = "none" if summary.best_score is None else run.metric.format(summary.best_score)
         raise InputError("run", f"{summary.run_id} did not reach {target:g}; its best is {best}.", "Give an easier --target, or train longer.")
+    if run.grows:
+        problem = f"{summary.run_id} has a batch that grows, so its samples and its noise are of no one batch, and predict nothing of others."
+        raise InputError("run", problem, "Give a run whose batch stays.")
     if not met.at.samples:
         raise InputError("run", f"{summary.run_id} met {target:g} before its first step.", "Give a harder --target.")
     way = [estimate for estimate in run.noise_estimates if estimate.step <= met.at.step]

@@ -7,6 +7,7 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice, CriticalBatch
 from largebatch.tuning.results.card.card import LargerMachines, OnWorkers
 from largebatch.tuning.results.findings import Findings
+from largebatch.tuning.results.phrases import growing_left_out
 from largebatch.tuning.results.unit import Unit, times_in_words
 
 NETWORK = Cluster(Link(10e9 / 8, 50e-6))
@@ -15,9 +16,9 @@ WORKERS = 8
 
 
 def larger_machines_of(findings: Findings, choice: Choice) -> LargerMachines | None:
-    """None where the choice's optimizer reached the target at fewer than three batch sizes."""
+    """None where the choice's batch grows, or its optimizer reached the target at fewer than three batch sizes."""
     critical = findings.by_optimizer[choice.optimizer].critical_batch
-    if critical is None:
+    if critical is None or findings.runs_of(choice).first.grows:
         return None
     begun_from = findings.begun_from
     has_profile = begun_from is not None and begun_from.profile is not None and begun_from.spec.optimizer.label == choice.optimizer
@@ -46,10 +47,13 @@ def _on_workers(profile: Profile, critical: CriticalBatch) -> OnWorkers | None:
 def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, choice: Choice) -> str:
     """A sentence or two."""
     unit = findings.unit
+    if findings.runs_of(choice).first.grows:
+        return "Not known: its batch grows, and the critical batch is of batches that stay."
     if larger is None:
         side = findings.by_optimizer[choice.optimizer]
-        after = "" if len(side.crossed) == len(side.reached) else " after their first evaluation"
-        return f"Not known: that takes three batch sizes that reach the target{after}, and {len(side.crossed)} of {len(side.best)} did."
+        after = "" if len(side.crossed) == len(side.fitted_reached) else " after their first evaluation"
+        did = f"{len(side.crossed)} of {len(side.fitted)} did{growing_left_out(side.runs)}"
+        return f"Not known: that takes three batch sizes that reach the target{after}, and {did}."
     what = f"the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is"
     if larger.high is None or larger.fewer_steps is None:  # then the one number that was fitted bounds nothing
         return f"Not known: {what} {beyond_in_words(larger.low, unit)}."
