@@ -4,8 +4,9 @@ Runs that are compared were trained and tested on the same data, or they are tol
 what `load` draws without a seed makes another test set of every one.
 """
 
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from largebatch.jobs.data.same_data import difference_between_runs
 from largebatch.jobs.errors import FaultError, InputError
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import evaluations, read_records, steps
-from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.run.records import EvalRecord, JournalRecord, RunSummary, StartRecord, StepRecord
 from largebatch.jobs.tracking.folder_mirror import SWEEP_TAG
 from largebatch.jobs.tracking.mlflow_store import brief, import_mlflow, sqlite_database
 from largebatch.jobs.tracking.params import CURVE_TAG, PARENT_TAG, RUN_TAG, SUMMARY_TAG, as_resumed, flat
@@ -79,11 +80,26 @@ def _read(run_dir: Path) -> RunResult:
             if record.covariance_trace is not None and record.gradient_norm_squared is not None
         )
         fields, device = flat(_mapping(run_dir / run_folder.SPEC)), _mapping(run_dir / run_folder.ENVIRONMENT)["device"]
-        return RunResult.of(fields, summary, curve, device, plan.get("peak_learning_rate"), run_dir, estimates)
+        return RunResult.of(fields, summary, curve, _trained_on(records) or device, plan.get("peak_learning_rate"), run_dir, estimates)
     except (OSError, ValueError, KeyError, TypeError) as error:
         which = f"{Path(error.filename).name}: " if isinstance(error, OSError) and error.filename else ""
         why = f"cannot be read, its files are damaged ({which}{unreadable_in_words(error)})."
         raise InputError(str(run_dir), why, "Remove it, or leave it out.") from error
+
+
+def _trained_on(records: Sequence[JournalRecord]) -> str | None:
+    """The devices and numbers of workers on which a run's steps were trained, one after the other; None where they were the same throughout.
+
+    Its seconds are those of no one of them. What a later start undid, and a start after which no step came, does not count.
+    """
+    starts = [record for record in records if isinstance(record, StartRecord)]
+    ends = [min(later.step for later in starts[number + 1 :]) for number in range(len(starts) - 1)]
+    last = max((record.step for record in records if isinstance(record, StepRecord | EvalRecord)), default=0)
+    parts = [(start.device, start.world_size) for start, end in zip(starts, [*ends, last], strict=False) if end > start.step]
+    if len(set(parts)) < 2:
+        return None
+    names = [f"{device} with {workers} {'worker' if workers == 1 else 'workers'}" for device, workers in parts]
+    return ", then ".join(name for name, _ in itertools.groupby(names))
 
 
 def _told_apart(result: RunResult, firsts: list[tuple[str, DatasetFingerprint, str]]) -> RunResult:

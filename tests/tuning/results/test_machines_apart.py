@@ -1,0 +1,54 @@
+"""Runs whose seconds are not of one machine, or of machines of different speed, stand on no axis with others."""
+
+from pathlib import Path
+
+import pytest
+from made_records import start, step
+from made_runs import made_folder
+
+from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.journal import Journal
+from largebatch.jobs.run.records import StartRecord
+from largebatch.tuning.results.collect import collect
+from largebatch.tuning.results.findings import find
+
+HERE, THERE = {"device": "cpu (here)"}, {"device": "cpu (there)"}
+
+
+def taken_up(folder: Path, starts: list[StartRecord], last: int) -> Path:
+    """A run that several processes trained, one after the other: each goes on for ten steps, and the last to `last`."""
+    run_dir = made_folder(folder, 32)
+    (run_dir / run_folder.JOURNAL).unlink()
+    with Journal(run_dir) as journal:
+        for number, begun in enumerate(starts):
+            journal.write(begun)
+            end = begun.step + 10 if number < len(starts) - 1 else last
+            for done in range(begun.step + 1, end + 1):
+                journal.write(step(done))
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    ("starts", "last", "device"),
+    [
+        ([start(0, **HERE)], 20, "cpu (test)"),
+        ([start(0, **HERE), start(10, **HERE)], 20, "cpu (test)"),
+        ([start(0, **HERE), start(10, **THERE)], 20, "cpu (here) with 1 worker, then cpu (there) with 1 worker"),
+        ([start(0, **HERE), start(0, **THERE)], 20, "cpu (test)"),  # nothing of what the first did was kept
+        ([start(0, **HERE), start(20, **THERE)], 20, "cpu (test)"),  # the second had nothing left to do
+        ([start(0, **HERE), start(10, **THERE), start(0, **HERE)], 20, "cpu (test)"),
+        ([start(0, **HERE), start(10, **HERE, world_size=2)], 20, "cpu (here) with 1 worker, then cpu (here) with 2 workers"),
+    ],
+)
+def test_a_run_that_went_on_elsewhere_says_so(tmp_path: Path, starts: list[StartRecord], last: int, device: str) -> None:
+    (run,) = collect([taken_up(tmp_path, starts, last)])
+    assert run.device == device
+
+
+def test_its_time_is_not_raced(tmp_path: Path) -> None:
+    runs = [made_folder(tmp_path / "others", batch) for batch in (64, 128, 256)]
+    found = find(collect([*runs, taken_up(tmp_path, [start(0, **HERE), start(10, **THERE)], 20)]), 0.6)
+    assert [choice.global_batch_size for choice in found.choices] == [64, 128, 256]
+    assert [str(setting) for setting in found.other_settings] == [
+        "mlp (depth 2, width 128) on digits, cpu (here) with 1 worker, then cpu (there) with 1 worker"
+    ]
