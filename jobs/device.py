@@ -4,6 +4,9 @@ import os
 import platform
 import shlex
 import shutil
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,17 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({platform.machine()}, {threads} {'thread' if threads == 1 else 'threads'})"
 
 
+@cache
+def cpu_model(cpu_info: Path = Path("/proc/cpuinfo")) -> str | None:
+    """What the processor is called, which tells machines of different speed apart; None where the system does not say."""
+    with suppress(OSError):
+        named = (line.partition(":") for line in cpu_info.read_text().splitlines())
+        model = next((text.strip() for name, _, text in named if name.strip() == "model name"), None)
+        if model:
+            return model
+    return platform.processor() or None
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and threads: what results depend on besides the spec."""
     return {
@@ -58,6 +72,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cuda": torch.version.cuda if device.type == "cuda" else None,
         "device": device_name(device),
         "cpu_count": os.cpu_count(),
+        "cpu_model": cpu_model(),
         "torch_threads": torch.get_num_threads(),
     }
 

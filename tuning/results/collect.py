@@ -41,11 +41,13 @@ def collect(run_dirs: Iterable[Path]) -> list[RunResult]:
     """The results of ended runs, in the order given. Raises: InputError for a folder that holds none.
 
     A run whose data are not those of an earlier run of that data set's name gets a data set of another name. Runs of earlier versions kept
-    no fingerprint, and are taken as they say.
+    no fingerprint, and are taken as they say. One on another processor than the first run's gets a device of another name in
+    the same way.
     """
     firsts: dict[str, list[tuple[str, DatasetFingerprint, str]]] = {}
     search_seed_of = cache(search_seed)
-    results = (_marked(_read(run_dir), search_seed_of(run_dir.resolve().parent)) for run_dir in run_dirs)
+    first_models: dict[str, str] = {}
+    results = (_with_own_processor(_marked(_read(run_dir), search_seed_of(run_dir.resolve().parent)), first_models) for run_dir in run_dirs)
     return [_told_apart(result, firsts.setdefault(result.dataset, [])) for result in results]
 
 
@@ -100,6 +102,16 @@ def _trained_on(records: Sequence[JournalRecord]) -> str | None:
         return None
     names = [f"{device} with {workers} {'worker' if workers == 1 else 'workers'}" for device, workers in parts]
     return ", then ".join(name for name, _ in itertools.groupby(names))
+
+
+def _with_own_processor(result: RunResult, firsts: dict[str, str]) -> RunResult:
+    """The run, its device named by its processor where that is another than the first run's. Args: firsts: of each device, to which one is added."""
+    if result.folder is None or not result.device.startswith("cpu"):
+        return result
+    model = _mapping(result.folder / run_folder.ENVIRONMENT).get("cpu_model")
+    if model is None or firsts.setdefault(result.device, model) == model:
+        return result
+    return replace(result, device=f"{result.device}, {model}")
 
 
 def _told_apart(result: RunResult, firsts: list[tuple[str, DatasetFingerprint, str]]) -> RunResult:

@@ -1,11 +1,13 @@
 """Runs whose seconds are not of one machine, or of machines of different speed, stand on no axis with others."""
 
+import json
 from pathlib import Path
 
 import pytest
 from made_records import start, step
 from made_runs import made_folder
 
+from largebatch.jobs.device import cpu_model
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import StartRecord
@@ -52,3 +54,23 @@ def test_its_time_is_not_raced(tmp_path: Path) -> None:
     assert [str(setting) for setting in found.other_settings] == [
         "mlp (depth 2, width 128) on digits, cpu (here) with 1 worker, then cpu (there) with 1 worker"
     ]
+
+
+def on_processor(run_dir: Path, model: str | None) -> Path:
+    environment = json.loads((run_dir / run_folder.ENVIRONMENT).read_text())
+    (run_dir / run_folder.ENVIRONMENT).write_text(json.dumps(environment | ({} if model is None else {"cpu_model": model})))
+    return run_dir
+
+
+def test_processors_of_two_kinds_are_told_apart(tmp_path: Path) -> None:
+    """Both are `cpu (x86_64, 1 thread)`. Runs of earlier versions do not say theirs."""
+    models = {32: "EPYC", 64: "EPYC", 128: None, 256: "Xeon"}
+    found = find(collect([on_processor(made_folder(tmp_path, batch), model) for batch, model in models.items()]), 0.6)
+    assert [choice.global_batch_size for choice in found.choices] == [32, 64, 128]
+    assert [setting.device for setting in found.other_settings] == ["cpu (test), Xeon"]
+
+
+def test_what_a_processor_is_called_is_read_from_the_system(tmp_path: Path) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text("processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.20GHz\n\nmodel name\t: other\n")
+    assert cpu_model(told) == "Intel(R) Xeon(R) CPU @ 2.20GHz"
