@@ -18,6 +18,7 @@ from largebatch.tuning.results.analysis.configurations import (
     best_of_each_batch,
     common_target,
     configurations,
+    once_each,
     score_spread,
     target_of_all,
 )
@@ -289,6 +290,10 @@ def find(
     missing = [*left_out, *missing]
     if not whole:
         raise NothingEndedError.beside(missing)
+    num_ended, whole = len(whole), once_each(whole)
+    if num_repeated := num_ended - len(whole):
+        were = "1 run whose settings and seed are" if num_repeated == 1 else f"{num_repeated} runs whose settings and seeds are"
+        missing = [f"Left out: {were} those of a later one, which counts.", *missing]
     by_setting = settings_of(whole)
     setting, largest = next(iter(by_setting.items()))
     others = {other: len(members) for other, members in by_setting.items() if other != setting}

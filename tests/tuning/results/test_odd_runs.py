@@ -187,3 +187,16 @@ class TestOneSeedBesideSeveral:
         for num_seeds, share in ((2, 50), (3, 75), (5, 94)):
             runs = [fine(made_run(64, seed, 1 + 0.01 * seed, learning_rate=0.1, settings=())) for seed in range(num_seeds)]
             assert f"that of {num_seeds} is their range, which holds at {share} %" in told_by_card(answer_of(find(runs, TARGET)), "Surer with")
+
+
+def test_runs_that_are_there_twice_count_once() -> None:
+    """A folder that was copied, or a run that was repeated with its seed: they were counted in words and in `num_runs`, and in no cost."""
+    runs = [made_run(batch, seed) for batch in (32, 64) for seed in (0, 1)]
+    again = replace(made_run(64, 1), evaluations=tuple(at._replace(training_seconds=9.0) for at in made_run(64, 1).evaluations))
+    found = find([*runs, runs[0], again])
+    answer = answer_of(found)
+    assert (answer.num_runs, len(found.runs)) == (4, 4)
+    assert again in found.runs
+    assert "Left out: 2 runs whose settings and seeds are those of a later one, which counts." in answer.words
+    assert "Left out: 1 run whose settings and seed are those of a later one, which counts." in answer_of(find([*runs, runs[0]])).words
+    assert find([*runs, made_run(32, 0, device="H200")]).other_settings, "another device is no repetition"

@@ -176,6 +176,11 @@ def score_spread(scores: Sequence[float | None], metric: Metric) -> Spread:
     return spread([None if score is None else -score for score in scores]).negated
 
 
+def once_each(runs: Iterable[RunResult]) -> list[RunResult]:
+    """The runs without those that were run again in the same setting with the same settings and seed: the last is the one measurement."""
+    return list({(run.setting, run.settings, run.seed): run for run in runs}.values())
+
+
 def configurations(runs: Iterable[RunResult], target: float) -> list[Configuration]:
     """The runs by configuration, by rising batch, best first within one."""
     members: dict[tuple[tuple[str, str], ...], dict[tuple[int, str], RunResult]] = {}
