@@ -95,10 +95,13 @@ def _at(spec: TrainSpec, batch: int | None) -> TrainSpec:
 
 
 def _measure(job: Prepared, seconds: float) -> ProfilePoint:
-    state, batches = new_state(job), training_batches(job)
+    """Steps of whole batches alone are timed: the last of an epoch is shorter, and of a batch above half of the set every second step is."""
+    state, batches, size = new_state(job), training_batches(job), job.plan.global_batch_size
 
-    def take_step() -> None:
-        optimizer_step(state, job.plan, job.plan.step_at(state.progress.position), batches, lambda notice: None)
+    def take_step() -> bool:
+        """Returns whether it was of a whole batch."""
+        step = job.plan.step_at(state.progress.position)
+        return optimizer_step(state, job.plan, step, batches, lambda notice: None).global_batch_size == size
 
     warm_up(state, job.plan, job.dataset)
     if job.device.type == "cuda":
@@ -109,9 +112,10 @@ def _measure(job: Prepared, seconds: float) -> ProfilePoint:
     while time.perf_counter() - began < seconds or len(times) < FEWEST_STEPS:
         before = state.clock.training_s
         with state.clock.training():
-            take_step()
-        times.append(state.clock.training_s - before)
-    size, step = job.plan.global_batch_size, median(times)
+            is_whole = take_step()
+        if is_whole:
+            times.append(state.clock.training_s - before)
+    step = median(times)
     return ProfilePoint(
         global_batch_size=size,
         micro_batch_size=state.micro_batch_size,

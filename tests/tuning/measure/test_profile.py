@@ -2,12 +2,14 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import largebatch
+from torch import nn
 
 from largebatch.jobs.errors import InputError, LargebatchError, PlanError
 from largebatch.jobs.job import prepare
@@ -45,6 +47,30 @@ def test_a_model_with_batch_norm_has_no_batch_of_one() -> None:
     assert found.seconds_per_step(64) == found.points[0].seconds_per_step
     low, high = sorted(point.seconds_per_step for point in found.points)  # other programs may slow either of the two
     assert low < found.seconds_per_step(500) < high
+
+
+class SlowBySamples(nn.Module):
+    """Takes at least so long for each sample of a forward pass, whatever else the machine does."""
+
+    SECONDS = 1e-5
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        time.sleep(len(inputs) * self.SECONDS)
+        outputs: torch.Tensor = self.linear(inputs.flatten(1))
+        return outputs
+
+
+@pytest.mark.parametrize("batch", [1000, 720, 1024])
+def test_short_last_batches_are_not_timed(batch: int) -> None:
+    """Of 1,437 samples every second step of a batch of 1,000 has 437; the median of three such steps was the time of those."""
+    spec = read_spec("digits-small-batch", [f"model={{entry_point: '{__name__}:SlowBySamples'}}", "batch.micro_batch_size=1437"])
+    found = profile(spec, lambda one: prepare(one, torch.device("cpu"), Path("data")), [batch], seconds_per_batch=0.01)
+    assert found.points[0].num_steps >= 2
+    assert found.points[0].seconds_per_step >= batch * SlowBySamples.SECONDS
 
 
 def test_batches_that_cannot_be_are_refused_if_none_can() -> None:
