@@ -51,14 +51,15 @@ class Expected:
                 self._curve = curve_through(reference, spec.stop.target_score)
         self.evaluates_every = evaluates_every(spec, profile, reference)
         # As fast, and as often interrupted by evaluations, as the run that has just been done beside whatever else there is.
-        profiled_s = profile.seconds_per_step(summary.global_batch_size)
-        self._pace = summary.training_seconds / (summary.steps * profiled_s) if summary.steps else 1.0
+        self._drops = spec.batch.last == "drop"
+        profiled_s = summary.samples_seen * profile.seconds_per_sample(summary.global_batch_size, drops=self._drops)
+        self._pace = summary.training_seconds / profiled_s if summary.steps else 1.0
         as_often = spec.evaluation.every_epochs / (self.evaluates_every or spec.evaluation.every_epochs)
         self._beside_s = max(summary.wall_seconds - summary.training_seconds - summary.evaluation_seconds, 0.0) + BESIDE_RUN_S
         self._evaluation_s = as_often * summary.evaluation_seconds / summary.samples_seen if summary.samples_seen else 0.0
 
     def _seconds(self, batch: int, samples: float) -> float:
-        return samples * (self._pace * self._profile.seconds_per_step(batch) / batch + self._evaluation_s) + self._beside_s
+        return samples * (self._pace * self._profile.seconds_per_sample(batch, drops=self._drops) + self._evaluation_s) + self._beside_s
 
     def to_the_end(self, batch: int) -> float:
         """Wall-clock seconds of a run through all epochs."""
@@ -95,8 +96,9 @@ def evaluates_every(spec: TrainSpec, profile: Profile, reference: RunResult) -> 
     needed = met.samples
     with contextlib.suppress(InputError):  # it measured no noise: its own samples stand for those of the smallest batch
         needed = min(curve_through(reference, spec.stop.target_score).crossed(min(candidates(profile))), needed)
-    pace = summary.training_seconds / (summary.steps * profile.seconds_per_step(summary.global_batch_size))
-    seconds_per_sample = pace * min(profile.seconds_per_step(batch) / batch for batch in candidates(profile))
+    drops = spec.batch.last == "drop"
+    pace = summary.training_seconds / (summary.samples_seen * profile.seconds_per_sample(summary.global_batch_size, drops=drops))
+    seconds_per_sample = pace * min(profile.seconds_per_sample(batch, drops=drops) for batch in candidates(profile))
     evaluation_s = summary.evaluation_seconds / len(reference.evaluations)
     samples = max(SPACING * needed, evaluation_s / (EVALUATION_SHARE * seconds_per_sample))
     epochs = float(f"{samples / profile.num_train_samples:.3g}")

@@ -1,10 +1,10 @@
 """Time to accuracy at every batch size before any of them was tried: one run, its noise scale, and a profile.
 
 The run's crossing and its noise give the samples to its target at any batch (`reference.py`); a profile
-of step times turns steps E(B) / B into seconds, at the pace of that run: its own steps beside the profile's at its own
-batch, for a short run's steps are slower than a profile's. What it leaves out: batches that need other momentum or
-decay, tuned learning rates, and what generalisation loses; so it is a first answer, and a sweep's report says how far
-it was off.
+of step times turns samples E(B) into seconds, an epoch's short last step among them, at the pace of that run: its own
+seconds beside the profile's at its own batch, for a short run's steps are slower than a profile's. What it leaves out:
+batches that need other momentum or decay, tuned learning rates, and what generalisation loses; so it is a first
+answer, and a sweep's report says how far it was off.
 """
 
 from collections.abc import Sequence
@@ -48,14 +48,16 @@ def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[i
     if interval is not None:
         curve = curve._replace(met=curve.met._replace(interval=round(interval)))
     reference_batch, most = curve.reference_batch, curve.critical_batch
-    pace = curve.met.at.training_seconds / (curve.met.at.step * profile.seconds_per_step(reference_batch))
+    drops = run.values_of(["batch.last"]).get("batch.last") == "drop"
+    pace = curve.met.at.training_seconds / (curve.met.at.samples * profile.seconds_per_sample(reference_batch, drops=drops))
     power = OPTIMIZERS[run.optimizer].batch_power if run.optimizer in OPTIMIZERS else 0.5
     predicted = []
     for batch in sorted(batches):
         samples = curve.samples(batch)
         steps = max(samples / batch, 1.0)
+        seconds = steps * batch * profile.seconds_per_sample(batch, drops=drops) * pace
         rate = run.learning_rate * (min(batch, most) / min(reference_batch, most)) ** power
-        predicted.append(Predicted(batch, steps * profile.seconds_per_step(batch) * pace, samples, steps, rate, batch == reference_batch))
+        predicted.append(Predicted(batch, seconds, samples, steps, rate, batch == reference_batch))
     return predicted
 
 

@@ -101,6 +101,13 @@ class Profile(Record):
             return self.model.seconds_per_step(batch)
         return float(np.interp(batch, batches, [point.seconds_per_step for point in self.points]))
 
+    def seconds_per_sample(self, batch: int, *, drops: bool = False) -> float:
+        """Of whole epochs, whose last step is of what is left. Args: drops: where that is left out (`batch.last`)."""
+        num_whole, rest = divmod(self.num_train_samples, batch)
+        if drops or not rest or not num_whole or not self.has_model:
+            return self.seconds_per_step(batch) / batch
+        return (num_whole * self.seconds_per_step(batch) + self.seconds_per_step(rest)) / self.num_train_samples
+
 
 def profile_in_words(profile: Profile) -> str:
     """What a step costs on this device, for a person."""
