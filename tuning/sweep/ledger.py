@@ -15,6 +15,7 @@ import pydantic
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run import run_folder
+from largebatch.jobs.run.journal import evaluations, read_records
 from largebatch.jobs.run.json_lines import LineAppender, parse_object, read_all_lines
 from largebatch.jobs.run.records import Headline, Record, RunSummary
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -28,6 +29,8 @@ from largebatch.tuning.sweep.spec import BATCHES, RATE, BudgetSpec, SweepSpec
 LEDGER = "trials.jsonl"
 SWEEP = "sweep.json"
 BASE = "base.json"
+SCHEDULE = "batch.schedule"
+"""Begins the fields by which a batch changes while training."""
 STOP = ".stop"
 """While this file is in the sweep's folder, runs under way stop and save."""
 SEARCH_SEED_TAG = "largebatch.search_seed"
@@ -138,6 +141,17 @@ class Ledger:
         """A run's training samples, as it last told them where it has no result."""
         ending, summary = self.ending(trial), self.summary(trial)
         return ending.samples_seen if ending else summary.samples_seen if summary else 0
+
+    def samples_to_target(self, trial: Trial) -> int | None:
+        """A run's samples to its target; None where it has none. Where the trial says how its batch changes, its journal tells."""
+        summary = self.summary(trial)
+        if summary is None or summary.steps_to_target is None:
+            return None
+        if any(name.startswith(SCHEDULE) for name in trial.fields):
+            for at in evaluations(read_records(self.folder / trial.run_id)):
+                if at.step == summary.steps_to_target:
+                    return at.samples_seen
+        return summary.steps_to_target * summary.global_batch_size
 
     def spent_budget(self, budget: BudgetSpec) -> str | None:
         """Which limit is reached, in a sentence; None while there is more to use."""

@@ -150,28 +150,30 @@ class _GroupSearch:
     def end(self, trial: Trial) -> None:
         """A trial of this group is over. The search learns of it once; what the machine failed says nothing of its values."""
         summary, ending = self._ledger.summary(trial), self._ledger.ending(trial)
-        self._scores[trial.number] = score(summary, ending)
+        samples = self._ledger.samples_to_target(trial)
+        self._scores[trial.number] = score(summary, ending, samples)
         self._shortfalls[trial.number] = 1 - _fraction(summary.best_score, summary.headline) if summary else 1.0
         is_faulted = ending is not None and ending.how == "faulted"
         if trial.phase == "search" and not is_faulted and trial.number not in self._learned:
-            aims = two_aims(summary, ending) if self._sweep.search.method == "nsga2" else [score(summary, ending)]
+            aims = two_aims(summary, ending) if self._sweep.search.method == "nsga2" else [self._scores[trial.number]]
             self._ledger.add(Learned(number=trial.number, aims=aims))
             self._learned.add(trial.number)
             if self.learning:
                 self.learning.tell(trial.number, aims)
 
 
-def score(summary: RunSummary | None, ending: Ending | None = None) -> float:
+def score(summary: RunSummary | None, ending: Ending | None = None, samples_to_target: int | None = None) -> float:
     """How a run counts in its group's search, which minimises it: samples to the target; misses after every hit by score, divergences last.
 
-    Samples, not seconds: at one batch they rank alike, and they do not depend on what else the machine does.
+    Samples, not seconds: at one batch they rank alike, and they do not depend on what else the machine does. Args: samples_to_target: see `Ledger`;
+    None: of a miss, or those of so many steps of one batch.
     """
     if ending is not None and ending.how == "pruned":
         return WORST * (2 - _fraction(ending.score, ending.headline))
     if ending is not None or summary is None or summary.outcome is Outcome.DIVERGED:
         return 3 * WORST
     if summary.steps_to_target is not None:
-        return summary.steps_to_target * summary.global_batch_size
+        return summary.steps_to_target * summary.global_batch_size if samples_to_target is None else samples_to_target
     return WORST * (2 - _fraction(summary.best_score, summary.headline))
 
 

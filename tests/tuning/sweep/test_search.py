@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made_records import summary
+from made_records import evaluation, summary
 from made_runs import BASE, RATES, begin, finish, sweep, work
 
+from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.sweep.ledger import Ending, Learned, Ledger, Trial
 from largebatch.tuning.sweep.search import Search, score
@@ -76,6 +77,24 @@ def test_of_runs_that_met_the_target_at_one_evaluation_the_best_is_repeated(tmp_
             search.ended(trial)
         repeated = begin(search)
     assert (repeated.phase, repeated.fields["learning_rate.base"]) == ("repeat", ledger.trials[1].fields["learning_rate.base"])
+
+
+def test_of_schedules_that_are_searched_the_one_with_the_fewest_samples_is_repeated(tmp_path: Path) -> None:
+    """By steps times the nominal batch the fastest growth won, however many samples its steps were of."""
+    samples, steps = {1: 30_000, 2: 20_000, 3: 40_000}, {1: 900, 2: 500, 3: 300}
+    field = "batch.schedule.doubling"
+    space = {field: [{"epoch": 2.0, "times": times} for times in samples]}
+    with Ledger(tmp_path) as ledger:
+        search = Search(sweep(each=ONE_BATCH, search={"method": "grid", "space": space}, repeats=1), BASE, ledger)
+        while (trial := begin(search)).phase == "search":
+            times = trial.fields[field]["times"]
+            finish(ledger, trial, steps_to_target=steps[times])
+            with Journal(tmp_path / trial.run_id) as journal:
+                for number, seen in ((steps[times] // 2, samples[times] // 3), (steps[times], samples[times]), (1000, 60_000)):
+                    journal.write(evaluation(number, samples_seen=seen))
+            search.ended(trial)
+        assert trial.fields[field]["times"] == 2
+        assert [each.aims for each in ledger.history if isinstance(each, Learned)] == [[30_000], [20_000], [40_000]]
 
 
 def test_misses_rank_after_hits_and_divergences_last() -> None:
