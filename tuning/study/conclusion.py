@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from largebatch.jobs.errors import InputError
-from largebatch.jobs.tasks.metric import ACCURACY
+from largebatch.jobs.tasks.metric import ACCURACY, in_places
 from largebatch.tuning.measure.lines import line_chart, line_conditions
 from largebatch.tuning.measure.sharpness import sharpness_rows, slope_in_words
 from largebatch.tuning.report.batch_figures import BATCH
@@ -107,12 +107,16 @@ def small_against_large(findings: Findings, profile: Profile, sharpness: Sequenc
     ]
     if len(sharpness) == 2:
         after, name, part = f"after {sharpness[0]['epochs']:g} epochs", findings.metric.name, findings.setting.evaluated_on
-        tested = [number(solution.get("test_score"), ".4f") for solution in sharpness] if part != "test" else []
+        tested = [_score(solution.get("test_score")) for solution in sharpness] if part != "test" else []
         rows += [
-            (f"optimisation: train {name} {after}", *(number(solution["train_score"], ".4f") for solution in sharpness)),
-            (f"generalisation: {part} {name} {after}", *(number(solution["score"], ".4f") for solution in sharpness)),
+            (f"optimisation: train {name} {after}", *(_score(solution["train_score"]) for solution in sharpness)),
+            (f"generalisation: {part} {name} {after}", *(_score(solution["score"]) for solution in sharpness)),
             *([(f"generalisation: test {name} {after}", *tested)] if tested else []),
             *((f"sharpness, {what}", *(f"{value:.3g}" for value in values)) for what, values in sharpness_rows(sharpness)),
             ("top Hessian eigenvalue", *(number(solution["top_eigenvalue"], ".3g") for solution in sharpness)),
         ]
     return [{"": what, f"batch {small:,}": of_small, f"batch {large:,}": of_large} for what, of_small, of_large in rows]
+
+
+def _score(score: float | None) -> str:
+    return "-" if score is None else in_places(score)
