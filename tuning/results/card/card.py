@@ -77,8 +77,8 @@ class Sureness(Answer):
     """How sure the recommendation is."""
 
     verdict: Verdict
-    """sure: several seeds that did not choose it, no other choice is as soon, and ranges of so many seeds lie apart by chance in one of ten cases at
-    most; tied: another choice is as soon; unsure: anything else."""
+    """sure: several seeds that did not choose it, no other choice is as soon, or may be on a free machine, and ranges of so many seeds lie apart by
+    chance in one of ten cases at most; tied: another choice is as soon; unsure: anything else."""
     grounds: list[str]
     surer: list[str]
     """What would make it surer, the most telling first."""

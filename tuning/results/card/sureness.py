@@ -1,13 +1,14 @@
 """How sure a recommendation is: what it stands on, what speaks against it, and what would make it surer."""
 
 from collections.abc import Sequence
-from math import comb
+from math import comb, inf
+from statistics import median
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.card.card import RunnerUp, Sureness, Verdict
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.phrases import capital, counted, number_of_disturbed, number_of_stopped, seconds_in_words, which_runs
+from largebatch.tuning.results.phrases import capital, counted, listed, number_of_disturbed, number_of_stopped, seconds_in_words, which_runs
 from largebatch.tuning.results.run_result import RunResult
 
 ENOUGH_SEEDS = 6
@@ -27,16 +28,18 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
     ties = [each for each in runners_up if each.tied_by]
     misses = _misses(findings, choice)
     chances = [] if ties else _apart_by_chance(choice, findings.choices)
+    held_up = [] if ties else _held_up(findings, choice)
     doubts = (
         misses
         + _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs)
         + _ties(ties)
         + chances
+        + held_up
         + unsteady_clock(findings)
         + _measurement(findings, choice)
         + _search(findings, choice)
     )
-    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses or chances else "sure"
+    verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses or chances or held_up else "sure"
     return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
 
 
@@ -85,6 +88,24 @@ def _apart_by_chance(choice: Choice, choices: Sequence[Choice]) -> list[tuple[st
     seeds = "seed" if fewest == 1 else "seeds"
     ground = f"by chance alone the ranges of {choice.num_seeds} and of {fewest} other {seeds} lie apart in {chance * 100:.0f} % of cases"
     return [(ground, "" if choice.num_seeds < ENOUGH_SEEDS else "more seeds of the other choices")]
+
+
+def _held_up(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
+    """That others waited for a core, or stood still, for so long that without it they would have been as soon."""
+    others = [best for best in findings.reached if not _is_of(choice, best.first)]
+    sooner = [best for best in others if median(_undisturbed_s(run, findings.target) for run in best.runs) <= choice.seconds]
+    if not sooner:
+        return []
+    named = listed(f"batch {findings.unit.batch(best.global_batch_size)} with {best.first.optimizer}" for best in sooner)
+    return [(f"{named} may be as soon on a free machine", "")]  # which the clock asks for already
+
+
+def _undisturbed_s(run: RunResult, target: float) -> float:
+    """The least that a run's seconds to the target may be without what held it up; infinite for a miss."""
+    met = run.first_at(target)
+    if met is None or not number_of_disturbed([run]) + number_of_stopped([run]):
+        return inf if met is None else met.training_seconds
+    return met.training_seconds * (1 - (run.summary.core_wait_fraction or 0.0)) - (run.summary.stopped_seconds or 0.0)
 
 
 def _measurement(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
