@@ -20,8 +20,8 @@ def write_sweep(folder: Path, base: dict[str, Any] | None) -> None:
     with Ledger(folder) as ledger:
         for number in range(4):
             batch = 32 if number < 2 else 64
-            trial = Trial(number=number, group=number // 2, phase="search", fields={"batch.global_batch_size": batch, "learning_rate.base": 0.1},
-                          run_id=f"run-{number}")  # fmt: skip
+            fields = {"batch.global_batch_size": batch, "learning_rate.base": 0.1, "seed": number % 2}
+            trial = Trial(number=number, group=number // 2, phase="search", fields=fields, run_id=f"run-{number}")
             ledger.add(trial)
             run = folder / trial.run_id
             run.mkdir()
