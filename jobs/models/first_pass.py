@@ -33,6 +33,8 @@ class _Made(NamedTuple):
 
     tensors: dict[str, Tensor]
     """Parameters and buffers that came into being."""
+    moved: set[str]
+    """Parameters and buffers that were there and got other values, which were put back."""
     leaves_a_trace: bool
     """Whether anything came into being, or any module's own attribute became another."""
     error: BaseException | None
@@ -55,8 +57,10 @@ def make_whole(model: nn.Module, build: Callable[[], nn.Module], blank: Tree, se
             raise PlanError(
                 "model", f"{name} takes its shape from the first samples that pass through, {reason}", "Give the layer its sizes, or remove it."
             )
-    if made.leaves_a_trace and made.error is None and (other := build()) is not model:
-        _refuse_dependent(model, made, other, blank, seed, call)
+    if made.leaves_a_trace and made.error is None:
+        if (other := build()) is not model:
+            _refuse_dependent(model, made, other, blank, seed, call)
+        _refuse_set_once(model, made, blank, seed, call)
     return model
 
 
@@ -71,10 +75,11 @@ def _first_pass(model: nn.Module, blank: Tree, seed: int, call: Call) -> _Made:
     model.to(first_device)
     remembered = _remembered(model)
     error: BaseException | None = None
+    moved = set[str]()
     with modes_kept(model):
         # In evaluation first: a lazy batch-norm comes into being there without moving its running statistics.
         for is_training in (False, True):
-            with restored(model):
+            with restored(model) as snapshot:
                 seed_draws(key(seed, "weights", "first pass"), first_device)
                 try:
                     model.train(is_training)
@@ -82,10 +87,11 @@ def _first_pass(model: nn.Module, blank: Tree, seed: int, call: Call) -> _Made:
                         call(model, map_leaves(Tensor.clone, batch))
                 except ANYTHING as raised:  # a person's own model may raise anything
                     error = raised
+                moved.update(snapshot.changed_weights(), snapshot.changed_buffers())
     made = {name: tensor.detach().clone() for name, tensor in _tensors(model) if name not in before and not is_lazy(tensor)}
     leaves_a_trace = bool(made) or _remembered(model) != remembered
     model.to(device)
-    return _Made(made, leaves_a_trace, error)
+    return _Made(made, moved, leaves_a_trace, error)
 
 
 def _remembered(model: nn.Module) -> list[tuple[str, str, Any]]:
@@ -96,6 +102,17 @@ def _remembered(model: nn.Module) -> list[tuple[str, str, Any]]:
         for name, value in vars(module).items()
         if isinstance(value, PLAIN) and name != "training"
     ]
+
+
+def _refuse_set_once(model: nn.Module, made: _Made, blank: Tree, seed: int, call: Call) -> None:
+    """Raise PlanError for a weight or buffer that the first pass alone sets: the model remembers that it did, and it would never be set again."""
+    if once := sorted(made.moved - _first_pass(model, blank, seed, call).moved):
+        raise PlanError(
+            "model",
+            f"its forward pass sets {once[0]} when the first samples come, and never again: another micro-batch or number of workers would begin"
+            " with others.",
+            "Set it when the model is built.",
+        )
 
 
 def _refuse_dependent(model: nn.Module, made: _Made, other: nn.Module, blank: Tree, seed: int, call: Call) -> None:

@@ -1,17 +1,22 @@
-"""Finds what a model carries from one forward pass to the next: buffers, weights that the pass itself moves, running statistics that it reads.
+"""Finds what a model carries from one forward pass to the next: buffers, weights that the pass itself moves, running statistics and numbers.
 
 Weights that a pass normalises are where it wants them before the next one, and rows of a table that it clips are clipped once. A copy
 that follows the weights, or weights that shrink, go on with every pass: how a step is split would change them. Running statistics move
-from micro-batch to micro-batch, and what the model makes of them in training moves with them.
+from micro-batch to micro-batch, and what the model makes of them in training moves with them. A plain number that counts passes counts those
+of this trial, too, and no checkpoint has it.
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from largebatch.jobs.engine.model_check.passes import Passes, difference
+from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.models.norms.ghost_batch_norm import GhostNorm, ghost_norms
 from largebatch.jobs.models.snapshot import Snapshot
@@ -21,6 +26,8 @@ TOLERANCE = 0.02
 """Of how far weights moved."""
 ROUNDING = 8.0
 """Times the precision of their numbers, of the largest: a weight that is normalised once more may move by its last bits."""
+LATER = (1_000, 1_000_000)
+"""Passes from now, at which a number that moves with each of them is tried; and 0."""
 
 Moves = dict[str, tuple[Tensor, Tensor]]
 """By a weight's name: its values before and after some forward passes, in host memory."""
@@ -44,9 +51,7 @@ class Findings:
 
 def find_moved_buffers(passes: Passes, samples: Tree, findings: Findings) -> None:
     """Tell buffers that every pass in training moves from those that keep something of its samples. Raises: PlanError for other shapes."""
-    before = _buffers(passes.model)
-    passes.training(samples)
-    after = _buffers(passes.model)
+    before, after = _buffers_around(passes, samples)
     for name in {**before, **after}:
         if name not in before or name not in after or before[name].shape != after[name].shape:
             shapes = [str(tuple(buffers[name].shape)) if name in buffers else "not there" for buffers in (before, after)]
@@ -58,10 +63,18 @@ def find_moved_buffers(passes: Passes, samples: Tree, findings: Findings) -> Non
             )
     moved = [name for name in before if not torch.equal(before[name], after[name])]
     if moved:
-        passes.training(halves(samples)[1])
-        again = _buffers(passes.model)
+        _, again = _buffers_around(passes, halves(samples)[1])
         for name in moved:
             (findings.once_a_step if torch.equal(after[name], again[name]) else findings.by_samples).append(name)
+
+
+def _buffers_around(passes: Passes, samples: Tree) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The buffers before and after a pass in training, of weights that have been updated: a copy that follows them moves only then."""
+    passes.begin()
+    _update_weights(passes.model)
+    before = _buffers(passes.model)
+    passes.training(samples, seed=None)
+    return before, _buffers(passes.model)
 
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -155,3 +168,68 @@ def _differ(before: Tensor, after: Tensor, other: Tensor) -> bool:
         return not torch.equal(after, other)
     allowed = TOLERANCE * (after - before).abs().max() + ROUNDING * torch.finfo(other.dtype).eps * after.abs().max()
     return not bool((after - other).abs().max() <= allowed)
+
+
+def refuse_moving_numbers(passes: Passes, samples: Tree) -> None:
+    """Raise PlanError for a plain number of the model or its task that each pass moves, and that makes a difference to what a pass gives.
+
+    A count of passes is one, by which a loss is annealed or a layer begins to work. It is tried in a copy, for what begins may stay.
+    """
+    before = _numbers(passes.model, passes.task)
+    passes.training(samples)
+    moved = {place: (before[place], now) for place, now in _numbers(passes.model, passes.task).items() if before.get(place, now) != now}
+    if not moved:
+        return
+    try:
+        model, task = copy.deepcopy((passes.model, passes.task))
+    except ANYTHING:  # what cannot be copied is not tried
+        return
+    for (holder, name), (value, after) in moved.items():
+        if _makes_a_difference(Passes(passes.spec, model, task), samples, holder, name, after):
+            of_task = holder is None
+            raise PlanError(
+                "task" if of_task else "model",
+                f"it keeps a number from pass to pass, {f'{holder}.{name}' if holder else name} ({value:g} before a pass, {after:g} after it),"
+                " and the loss depends on it: micro-batches, evaluations and passes before training would be counted, and no checkpoint has it.",
+                'Keep it in a buffer of the model, as by self.register_buffer("count", torch.tensor(0)): what every pass moves alike moves once a'
+                f" step there, and is saved.{' Give it to the task beside the outputs.' if of_task else ''}",
+            )
+
+
+def _makes_a_difference(passes: Passes, samples: Tree, holder: str | None, name: str, value: float) -> bool:
+    """Whether a pass gives something else when a number stands elsewhere. Args: passes: of a copy; holder: the module's name, None: the task."""
+    keeper: Any = passes.task if holder is None else passes.model.get_submodule(holder)
+
+    def given(value: float) -> list[Tensor]:
+        setattr(keeper, name, value)
+        result = passes.training(samples)
+        return [result.outputs, torch.tensor(result.probe), *result.gradient]
+
+    def is_apart(other: float) -> bool:
+        with suppress(*ANYTHING):  # what fails there will say so when it comes to it
+            return _are_apart(passes, reference, given(other))
+        return False
+
+    reference = given(value)
+    if is_apart(value):
+        return False  # something else is kept
+    return any(is_apart(other) for other in (type(value)(0), *(value + count for count in LATER)))
+
+
+def _are_apart(passes: Passes, one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:
+    return len(one) != len(other) or difference(one, other) > passes.rounding
+
+
+def _numbers(model: nn.Module, task: object) -> dict[tuple[str | None, str], float]:
+    """The plain numbers in a person's own modules, by the module's name and theirs, and in their task, by None."""
+    return {
+        (holder, name): value
+        for holder, keeper in _own(model, task)
+        for name, value in vars(keeper).items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _own(model: nn.Module, task: object) -> Iterator[tuple[str | None, object]]:
+    keepers: list[tuple[str | None, object]] = [(None, task), *model.named_modules()]
+    yield from ((holder, keeper) for holder, keeper in keepers if not type(keeper).__module__.startswith("largebatch."))

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluation.forward import samples_at_once
-from largebatch.jobs.engine.model_check.carried_state import Findings, find_moved_buffers, find_moved_weights, find_read_statistics
+from largebatch.jobs.engine.model_check.carried_state import (
+    Findings,
+    find_moved_buffers,
+    find_moved_weights,
+    find_read_statistics,
+    refuse_moving_numbers,
+)
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
@@ -74,6 +80,7 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     check = ModelCheck(Passes(spec, model, task), train, others, test, evaluated, Findings())
     with _leaves_no_trace(check):
         find_moved_buffers(check.passes, train, check.findings)
+        refuse_moving_numbers(check.passes, train)
         refuse_unregistered(check.passes, train)
         check.passes.evaluation(test)
         if is_own:

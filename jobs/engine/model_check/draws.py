@@ -15,6 +15,10 @@ from largebatch.jobs.samples.trees import Tree
 
 NUM_SEEDS = 16
 """How many a model that draws is tried with, until one makes a difference: a layer that is left out rarely is there with most of them."""
+DRAW_BY_SAMPLES = (
+    "Draw in prepare(batch, draws), such as draws.normal('noise', *shape) or draws.uniform('time'): these numbers belong to the samples."
+)
+"""What to do instead of drawing in a loss."""
 
 
 def is_random(passes: Passes, samples: Tree, reference: TrainingPass) -> bool:
@@ -38,12 +42,14 @@ def refuse_draws_from_elsewhere(passes: Passes, samples: Tree) -> list[str]:
         for seed in range(NUM_SEEDS):
             random.seed(seed)
             np.random.seed(seed)
-            if difference([reference.outputs], [passes.training(samples).outputs]) > passes.rounding / 100:
+            other = passes.training(samples)
+            of_model = difference([reference.outputs], [other.outputs]) > passes.rounding / 100
+            if of_model or difference(reference.gradient, other.gradient) > passes.rounding / 100:
                 raise PlanError(
-                    "model",
-                    "draws random numbers from elsewhere than torch, of Python's or numpy's generators: a resume would draw others, and another"
-                    " micro-batch, too.",
-                    "Draw from torch's own generators.",
+                    "model" if of_model else "task",
+                    f"{'' if of_model else 'its loss '}draws random numbers from elsewhere than torch, of Python's or numpy's generators: a resume"
+                    " would draw others, and another micro-batch, too.",
+                    "Draw from torch's own generators." if of_model else DRAW_BY_SAMPLES,
                 )
     return [
         "The model draws from Python's or numpy's generators in training, which nothing here seeds; in"

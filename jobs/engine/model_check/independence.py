@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.engine.model_check.coupled_loss import refuse_coupled_loss
-from largebatch.jobs.engine.model_check.draws import is_random
+from largebatch.jobs.engine.model_check.draws import DRAW_BY_SAMPLES, is_random
 from largebatch.jobs.engine.model_check.passes import Passes, TrainingPass, difference
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.samples.trees import Tree, halves, map_leaves, num_samples
+from largebatch.jobs.tasks.registry import OwnTaskConfig
 
 MEAN = 1e-2
 """How near the gradients of two halves are to twice that of the whole, where the loss is a mean."""
@@ -56,6 +57,7 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
     if apart > passes.rounding and (
         (not draws and apart > _certain(passes)) or _others_matter(passes, lambda batch: passes.training(batch).outputs, samples, others)
     ):
+        _refuse_unsteady(passes, samples, reference)
         raise _coupled("gradient in training depends", apart)
     for number, off in disproportionate:
         if draws or any(_splits_apart(passes, samples, number, scale) for scale in (SCALE, 1 / SCALE)):
@@ -67,6 +69,28 @@ def refuse_coupled_training(passes: Passes, samples: Tree, others: Tree) -> bool
                 "Give what the loss is to have besides as an output, and add it up by samples in a task of your own; clip with gradient.clip_norm.",
             )
     return draws
+
+
+def _refuse_unsteady(passes: Passes, samples: Tree, reference: TrainingPass) -> None:
+    """Raise PlanError where the same samples alone give another gradient: what is kept between passes, or drawn in the loss, is no coupling."""
+    is_own = isinstance(passes.spec.task, OwnTaskConfig)
+
+    def is_another(seed: int) -> bool:
+        return difference(reference.gradient, passes.training(samples, seed).gradient) > passes.rounding / 100
+
+    if is_another(seed=0):
+        raise PlanError(
+            "task" if is_own else "model",
+            f"{'its loss' if is_own else 'a pass'} has another gradient when the same samples pass through once more with the same seed: something is"
+            " kept from pass to pass, which micro-batches and workers would change.",
+            "Keep nothing from pass to pass: a teacher that is frozen, statistics and centres that stay.",
+        )
+    if is_own and is_another(seed=1):
+        raise PlanError(
+            "task",
+            "its loss draws random numbers itself, which would belong to the micro-batch: another one, or number of workers, would draw others.",
+            DRAW_BY_SAMPLES,
+        )
 
 
 def _splits_apart(passes: Passes, samples: Tree, number: int, scale: float) -> bool:

@@ -184,8 +184,11 @@ class Passes:
     def _forward(self, batch: Tree, mode: str) -> tuple[Tensor, Tensor]:
         """(The task's number, all that the model gave for the samples)."""
         given: list[Tensor] = []
+        num_calls = 0
 
         def recorded(*inputs: Any, **named: Any) -> Any:
+            nonlocal num_calls
+            num_calls += 1
             output = self.model(*inputs, **named)
             self.task.refuse_output(output, batch, mode)
             given.extend(_thinned(tensor.detach().reshape(size, -1)) for tensor in tensors_of(output) if tensor.shape[:1] == (size,))
@@ -196,6 +199,13 @@ class Passes:
         copied = map_leaves(Tensor.clone, batch)  # some models change their inputs
         probe = self.task.probe(in_precision(recorded, self.spec.precision, self.device), copied)
         refuse_no_sum(probe)
+        if not num_calls:
+            raise PlanError(
+                "task",
+                f"its loss does not call the model that it is given, in {mode}: what it reaches by another way is not tried, and has not the run's"
+                " precision, compile and micro-batches.",
+                "Call model(...), its argument; what takes a part of it, or other weights, belongs into the model's forward.",
+            )
         if not given:
             raise PlanError(
                 "model", f"gives nothing with a row for each of {size} samples in {mode}.", "Dimension 0 of its output must be the samples."

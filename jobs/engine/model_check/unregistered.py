@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.samples.trees import Tree
+from largebatch.jobs.tasks.base import Task
 
 
 def refuse_unregistered(passes: Passes, batch: Tree) -> None:
@@ -23,6 +24,13 @@ def refuse_unregistered(passes: Passes, batch: Tree) -> None:
     for place, tensor in before.items():
         if place in after and place not in own:
             name = next((name for name, held in _held(passes.model) if held is tensor), None)
+            if name is None and (of_task := next((name for name, held in _held_by(passes.task) if held is tensor), None)):
+                raise PlanError(
+                    "task",
+                    f"its {of_task}, of shape {tuple(tensor.shape)}, takes part in the loss and is none of the model's parameters: nothing would"
+                    " train it, or save it.",
+                    "Let the model hold it, and give it, or what it makes of it, beside its outputs; what is not to train: requires_grad_(False).",
+                )
             what = f"a tensor of shape {tuple(tensor.shape)}" if name is None else f"{name}, of shape {tuple(tensor.shape)},"
             raise PlanError(
                 "model",
@@ -52,6 +60,14 @@ def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for attribute, value in vars(module).items():
             if not attribute.startswith("_"):
                 yield from _inside(f"{name}.{attribute}".lstrip("."), value)
+
+
+def _held_by(task: Task) -> Iterator[tuple[str, Tensor]]:
+    """The same of a task, which may be a module itself."""
+    if isinstance(task, nn.Module):
+        yield from task.named_parameters()
+    for attribute, value in vars(task).items():
+        yield from _inside(attribute, value)
 
 
 def _inside(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

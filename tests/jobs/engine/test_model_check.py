@@ -35,7 +35,7 @@ def prepared(model: str, arguments: dict[str, Any] | None = None, data: dict[str
     [
         *(("evaluating", {"kind": kind}, sentence) for kind, (_, sentence) in strangers.EVALUATION.items()),
         *(("training", {"kind": kind}, sentence) for kind, (_, sentence) in strangers.TRAINING.items()),
-        ("counting", {}, "keeps something from pass to pass"),
+        ("counting", {}, r"it keeps a number from pass to pass, calls \(\d+ before a pass, \d+ after it\)"),
         ("growing", {}, r"its buffer last takes another shape with the batch \(\(1, 8\) before a pass of 8 samples, \(8, 8\) after it\)"),
         ("time_first", {}, "depends on which others pass with it"),
         ("zero_head", {}, "a sample's gradient in training depends"),

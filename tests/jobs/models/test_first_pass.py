@@ -57,6 +57,31 @@ def test_what_depends_on_the_first_samples_is_refused(kind: str, what: str) -> N
         build("Late", 0, kind=kind)
 
 
+class SetOnce(nn.Module):
+    """Scales its inputs by what the first ones in training are, as activation norms begin."""
+
+    def __init__(self, num_classes: int, remembers: bool = True) -> None:
+        super().__init__()
+        self.layer, self.scale = nn.Linear(8, num_classes), nn.Parameter(torch.ones(8))
+        self.is_set, self.remembers = False, remembers
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training and not self.is_set:
+            with torch.no_grad():
+                self.scale.copy_(1.0 / (inputs.std(0) + 1e-3))
+            self.is_set = self.remembers
+        return self.layer(inputs * self.scale)
+
+
+def test_a_weight_that_the_first_samples_set_once_is_refused() -> None:
+    """It stayed as it was built: the pass that tried the model was the first."""
+    spec = ModelSpec.model_validate({"entry_point": f"{__name__}:SetOnce"})
+    with pytest.raises(PlanError, match="its forward pass sets scale when the first samples come, and never again"):
+        build_model(spec, Dataset("any", [], [], 3, (8,)), 0, (BLANK,))
+    always = ModelSpec.model_validate({"entry_point": f"{__name__}:SetOnce", "arguments": {"remembers": False}})
+    build_model(always, Dataset("any", [], [], 3, (8,)), 0, (BLANK,))  # what each pass sets the model check looks at
+
+
 def test_a_lazy_layer_that_no_sample_reaches_is_refused() -> None:
     with pytest.raises(PlanError, match=r"spare\.weight takes its shape from the first samples that pass through, and none of them reached it"):
         build("unreached_lazy", 0)
