@@ -36,7 +36,7 @@ STEPS, INTO_THE_THIRD_EPOCH, LONG, BATCH = 7, 15, 50, 250  # digits has 1437 tra
 WORLDS = (2, 3)
 BY_TWO = ("sgd", "batch-norm", "norms-at-average", "tokens", "pairs", "lion", "muon", "unreached")
 """The cases that two ranks train in the ordinary run, for other tests look at them; in `make slow` two train the others as well."""
-OFTEN = (*BY_TWO, "lamb", "dropout", "growing-batch", "batch-follows-rate", "two-phases", "denoising", "laid-out")
+OFTEN = (*BY_TWO, "lamb", "dropout", "growing-batch", "batch-follows-rate", "two-phases", "denoising", "laid-out", "hooked")
 """The cases that are trained in the ordinary run: one for each way in which the ranks' parts of a step may differ."""
 PATIENCE_S = 180.0
 """For jobs that take some ten seconds on a free machine."""
@@ -171,6 +171,7 @@ EQUAL: dict[str, dict[str, Any]] = {
         optimizer={"name": "sgd", "weight_decay": 1e-4, "groups": [{"pattern": "*.weight", "learning_rate_factor": 0.5}]},
     ),
     "class-weights": document(task={"name": "classification", "class_weights": [1, 5, 1, 1, 0.2, 1, 1, 3, 1, 1]}),
+    "hooked": document(model={"entry_point": "rank_strangers:hooked"}),
     "laid-out": document(
         model={"entry_point": "rank_strangers:LaidOut"},
         optimizer={"name": "adamw", "weight_decay": 0.01},

@@ -56,6 +56,10 @@ class Bucket:
         if self.sum is not self._flat:
             self._flat.copy_(self.sum)
 
+    def view_of(self, param: nn.Parameter) -> Tensor:
+        """Where a parameter's gradient lies."""
+        return next(view for own, view in zip(self.params, self._views, strict=True) if own is param)
+
     def _cut(self, flat: Tensor) -> list[Tensor]:
         """A gradient laid out as its parameter (channels last, transposed, a slice without its gaps) spares every later step a reordering."""
         starts = accumulate((param.numel() for param in self.params), initial=0)
@@ -82,6 +86,8 @@ class SumOverRanks:
         self._is_last = False
         self._num_sent = len(self._buckets)
         self._own_norms: list[Tensor] = []
+        # A person's hook on what has been added up gets each micro-batch's gradient alone, as in one process: it may scale it, or put another there.
+        self._hooked = {param: self._bucket_of[param].view_of(param) for param in params if getattr(param, "_post_accumulate_grad_hooks", None)}
         for param in params:
             param.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
 
@@ -93,6 +99,8 @@ class SumOverRanks:
         self._reduction.start(number)
         for bucket in self._buckets:
             bucket.start()
+        for param in self._hooked:
+            param.grad = None
 
     @contextmanager
     def micro_batch(self, weight: float) -> Iterator[None]:
@@ -105,12 +113,16 @@ class SumOverRanks:
             for bucket in self._buckets:
                 bucket.end_micro_batch()
 
+    @torch.no_grad()
     def _arrived(self, param: Tensor) -> None:
         """Autograd has added to this parameter's gradient."""
         if self._num_sent == len(self._buckets):
             return  # a pass outside a step, such as a kernel's warm-up
         assert isinstance(param, nn.Parameter)
         self._reached.add(param)
+        if param in self._hooked and param.grad is not None:
+            self._hooked[param].add_(param.grad)
+            param.grad = None
         if self._is_last:
             self._bucket_of[param].num_missing -= 1
             self._send()
@@ -140,6 +152,8 @@ class SumOverRanks:
             self._reduction.end()
             for bucket in self._buckets:
                 bucket.finish()
+            for param, view in self._hooked.items():
+                param.grad = view
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
