@@ -26,7 +26,7 @@ def test_what_a_model_raises_in_training_is_one_sentence_and_the_run_goes_on_whe
 ) -> None:
     whole, build = trained(failing(), tmp_path / "whole"), strangers.failing
     with monkeypatch.context() as broken:
-        broken.setattr(strangers, "failing", lambda num_classes: build(num_classes, "training", 18))
+        broken.setattr(strangers, "failing", lambda num_classes: build(num_classes, "training", 22))
         with pytest.raises(CodeError, match=r"model: failed at step \d+, training on 50 samples: KeyError: 'boom' \(.*strangers\.py, line \d+\)"):
             trained(failing(), tmp_path / "broken")
     assert [checkpoint.step for checkpoint in list_checkpoints(tmp_path / "broken" / "checkpoints")]
@@ -57,7 +57,7 @@ def test_what_a_loss_raises_behind_the_model_is_the_tasks(at: dict[str, int], ki
 @pytest.mark.parametrize(
     ("part", "entry_point", "arguments", "kind", "sentence"),
     [
-        ("model", "exiting", {"at": 25}, CodeError, r"model: failed at step \d+, training on \d+ samples: SystemExit: 0 \(.*strangers\.py, line"),
+        ("model", "exiting", {"at": 32}, CodeError, r"model: failed at step \d+, training on \d+ samples: SystemExit: 0 \(.*strangers\.py, line"),
         ("model", "exiting", {"at": 6}, PlanError, r"model: cannot take \d+ samples .*: SystemExit: 0"),
         ("model", "exiting", {}, SpecError, r"model\.entry_point: strangers:exiting failed: SystemExit"),
         ("dataset", "exiting_samples", {}, DataError, r"training sample 50 cannot be read: SystemExit: 0"),

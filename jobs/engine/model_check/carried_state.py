@@ -210,7 +210,10 @@ def _makes_a_difference(passes: Passes, samples: Tree, holder: str | None, name:
             return _are_apart(passes, reference, given(other))
         return False
 
-    reference = given(value)
+    try:
+        reference = given(value)
+    except ANYTHING:  # a copy need not work
+        return False
     if is_apart(value):
         return False  # something else is kept
     return any(is_apart(other) for other in (type(value)(0), *(value + count for count in LATER)))

@@ -21,6 +21,7 @@ from largebatch.jobs.samples.sample_draws import EVALUATION
 from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.samples.trees import Tree, map_leaves, named_leaves, num_samples, rows
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.metric import LOSS
 
 ROUNDING = 1e-5
 """Of what is prepared, and of a weight: a hundred times what another order of a few additions makes of them in float32."""
@@ -105,9 +106,31 @@ def refuse_no_scores(passes: Passes, batch: Tree) -> None:
         raise PlanError("task", f"its metric_sums failed on {size} samples: {described(error)}.", "Mend it.") from error
     if (weight := sums.pop(WEIGHT)) > 0:
         try:
-            scores_of(task, sums, weight, "before training")
+            scores = scores_of(task, sums, weight, "before training")
         except CodeError as error:
             raise PlanError("task", error.problem, "Mend its metrics.") from error
+        _refuse_kept_scores(passes, batch, sums, weight, scores)
+
+
+def _refuse_kept_scores(passes: Passes, batch: Tree, sums: dict[str, float], weight: float, scores: dict[str, float]) -> None:
+    """Raise PlanError for scores that are others of the same sums once other samples were measured: `metric_sums` keeps something in the task."""
+    task = passes.task
+    for size in (0, num_samples(batch) // 2):
+        if size:
+            passes.metric_sums(rows(batch, 0, size))
+        try:
+            again = scores_of(task, sums, weight, "before training")
+        except LargebatchError:  # nothing is kept any more, most often
+            again = {}
+        for name, score in sorted(scores.items(), key=lambda named: named[0] == LOSS.name):
+            if not (again.get(name) == score or (math.isnan(score) and math.isnan(again.get(name, 0.0)))):
+                raise PlanError(
+                    "task",
+                    f"its {name} is made of more than the sums that its metrics are given: of the same sums it is {score:g}, and"
+                    f" {f'{again[name]:g}' if name in again else 'none'} after other samples were measured. What metric_sums keeps in the task is"
+                    " neither added up over workers nor empty when an evaluation begins.",
+                    "Make scores of the sums alone: counts by score, say, for a ranking, or sums and squares for a correlation.",
+                )
 
 
 def refuse_no_sums(passes: Passes, batch: Tree) -> None:

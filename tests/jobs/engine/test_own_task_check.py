@@ -77,6 +77,26 @@ class Scoring(Counting):
         return {"accuracy": is_right.sum(), "noise": torch.randn(())}
 
 
+class Keeping(Counting):
+    """An accuracy of all that was measured since its metrics were made, or ever: the first had the samples of the trial in it."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.right = kind, [torch.zeros(0)]
+
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        right = (model(batch[0]).argmax(1) == batch[1]).float()
+        self.right.append(right)
+        return {"right": right.sum()}
+
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        kept = torch.cat(self.right)
+        if self.kind == "begins anew":
+            self.right = [torch.zeros(0)]
+        if self.kind == "forgets":
+            self.right = []
+        return {"accuracy": sums["right"] / weight if self.kind == "unread" else float(kept.sum() + 1) / (len(kept) + 1)}
+
+
 def load() -> tuple[TensorDataset, TensorDataset]:
     parts = []
     for size, seed in ((64, 1), (40, 2)):
@@ -110,6 +130,7 @@ def prepare(name: str, kind: str) -> None:
         ("Scoring", "mean", "its accuracy is no sum over samples: with the same outputs of the model, 8 samples give"),
         ("Scoring", "f1", "its accuracy is no sum over samples"),
         ("Scoring", "largest", "its largest is no sum over samples"),
+        *(("Keeping", kind, "its accuracy is made of more than the sums that its metrics are given") for kind in ("keeps", "begins anew", "forgets")),
     ],
 )
 def test_what_follows_from_the_split_is_refused(name: str, kind: str, sentence: str) -> None:
@@ -118,7 +139,8 @@ def test_what_follows_from_the_split_is_refused(name: str, kind: str, sentence: 
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("Preparing", "drawn"), ("Preparing", "turned"), ("Weighing", "sum"), ("Scoring", "residual"), ("Scoring", "noise")]
+    ("name", "kind"),
+    [("Preparing", "drawn"), ("Preparing", "turned"), ("Weighing", "sum"), ("Scoring", "residual"), ("Scoring", "noise"), ("Keeping", "unread")],
 )
 def test_what_belongs_to_the_samples_is_not(name: str, kind: str) -> None:
     """Terms that cancel, and a sum that draws at random, which nothing can be told of, among them."""
