@@ -62,6 +62,13 @@ def find_moved_buffers(passes: Passes, samples: Tree, findings: Findings) -> Non
                 "Keep nothing of the samples from pass to pass, or keep it in one shape.",
             )
     moved = [name for name in before if not torch.equal(before[name], after[name])]
+    if unsaved := [name for name in moved if name not in passes.model.state_dict(keep_vars=True)]:
+        raise PlanError(
+            "model",
+            f"its buffer {unsaved[0]} moves with each pass, and is not in its state_dict: no checkpoint would have it, and a resume would begin with"
+            " another.",
+            "Register it without persistent=False; what nothing reads later is no buffer.",
+        )
     if moved:
         _, again = _buffers_around(passes, halves(samples)[1])
         for name in moved:

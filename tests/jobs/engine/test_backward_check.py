@@ -59,7 +59,7 @@ def notices(kind: str, amount: float) -> list[str]:
         ("added", 1e-4, r"the gradient of gate\.weight is not in proportion to the loss \(\d+.*% of it is not\): a hook, or a function"),
         ("added", 1e-2, "the gradient of gate.weight is not in proportion to the loss"),
         ("clipped", 1e3, "the gradient of head.weight is not in proportion to the loss"),
-        ("counted", 3e-5, "it keeps something from pass to pass"),
+        ("counted", 3e-5, "it keeps a number from pass to pass, count"),
         ("Python's", 0.2, "draws random numbers from elsewhere than torch"),
         ("numpy's", 0.2, "draws random numbers from elsewhere than torch"),
     ],

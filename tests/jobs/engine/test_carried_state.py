@@ -27,14 +27,14 @@ class Net(nn.Module):
         super().__init__()
         self.layer, self.kind, self.above = nn.Linear(8, 3), kind, above
         self.passes, self.temperature = 0, 1.0
-        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("count", torch.tensor(0), persistent=kind != "unsaved")
         self.register_buffer("follower", self.layer.weight.detach().clone())
 
     def forward(self, inputs: Tensor) -> Any:
         if self.training:
             self.passes += 1
             self.temperature *= 0.999
-            if self.kind in ("counting buffer", "beside"):
+            if self.kind in ("counting buffer", "beside", "unsaved"):
                 self.count += 1
             if self.kind == "follower":
                 self.follower.lerp_(self.layer.weight.detach(), 0.2)
@@ -119,6 +119,12 @@ def test_a_count_of_passes_that_makes_a_difference_some_time_is_refused(above: i
 def test_another_number_that_passes_move_is_refused_too() -> None:
     with pytest.raises(PlanError, match=r"it keeps a number from pass to pass, temperature \(0\.9"):
         prepared("cooling")
+
+
+def test_a_buffer_that_moves_and_is_in_no_checkpoint_is_refused() -> None:
+    """A run that was stopped went on with a count of 0; after three of six steps its weights were 12 % apart."""
+    with pytest.raises(PlanError, match="its buffer count moves with each pass, and is not in its state_dict"):
+        prepared("unsaved")
 
 
 def test_counts_that_nothing_reads_are_left_alone() -> None:
