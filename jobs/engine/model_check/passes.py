@@ -105,6 +105,12 @@ class Passes:
                 (probe * scale).backward()  # type: ignore[no-untyped-call]
             refuse_sparse_gradients(self.model)
         params = [param for _, param in self._trained()]
+        if all(param.grad is None for param in params):
+            raise PlanError(
+                "task",
+                "its loss reaches no weight of the model by a gradient: nothing would be trained.",
+                "Compute it from the model's outputs, without .item(), .detach() or torch.tensor(...) on the way.",
+            )
         gradient = [torch.zeros_like(param) if param.grad is None else param.grad for param in params]
         return TrainingPass(outputs, [tensor.detach() / scale for tensor in gradient], float(probe.detach()))
 
@@ -197,7 +203,8 @@ class Passes:
         size = num_samples(batch)
         self._forward_pass.begin(size)
         copied = map_leaves(Tensor.clone, batch)  # some models change their inputs
-        probe = self.task.probe(in_precision(recorded, self.spec.precision, self.device), copied)
+        with self._refusing_own_backward():
+            probe = self.task.probe(in_precision(recorded, self.spec.precision, self.device), copied)
         refuse_no_sum(probe)
         if not num_calls:
             raise PlanError(
@@ -211,6 +218,23 @@ class Passes:
                 "model", f"gives nothing with a row for each of {size} samples in {mode}.", "Dimension 0 of its output must be the samples."
             )
         return probe, torch.cat(given, dim=1)
+
+    @contextmanager
+    def _refusing_own_backward(self) -> Iterator[None]:
+        """Context of a forward pass. Raises: PlanError where it adds to `.grad`, which is the step's: workers begin to sum it as it arrives."""
+        reached: list[Tensor] = []
+        hooks = [param.register_post_accumulate_grad_hook(reached.append) for _, param in self._trained()]  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if reached:
+            raise PlanError(
+                "task",
+                "its loss calls backward() itself, which adds to the weights' gradients: they would be counted in the step's.",
+                "Take a gradient with torch.autograd.grad(value, inputs), which leaves nothing in .grad.",
+            )
 
 
 def _thinned(rows: Tensor) -> Tensor:

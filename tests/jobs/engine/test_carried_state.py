@@ -79,6 +79,10 @@ class Odd(Counting):
         if self.kind == "another model":
             return functional.cross_entropy(self.other(inputs).requires_grad_(), labels, reduction="sum")
         logits = model(inputs)
+        if self.kind == "a number":
+            return torch.tensor(functional.cross_entropy(logits, labels, reduction="sum").item(), requires_grad=True)
+        if self.kind == "backward" and torch.is_grad_enabled():
+            functional.cross_entropy(logits, labels).backward(retain_graph=True)
         if self.kind == "noisy targets":
             return (logits - torch.randn(logits.shape)).square().sum()
         if self.kind == "numpy":
@@ -162,6 +166,8 @@ def test_what_every_pass_moves_moves_once_a_step(kind: str, micro_batch_size: in
         ("noisy targets", r"its loss draws random numbers itself, .* Draw in prepare\(batch, draws\)"),
         ("numpy", r"its loss draws random numbers from elsewhere than torch.* Draw in prepare\(batch, draws\)"),
         ("centres", "its loss has another gradient when the same samples pass through once more with the same seed: something is kept"),
+        ("a number", "its loss reaches no weight of the model by a gradient: nothing would be trained"),
+        ("backward", r"its loss calls backward\(\) itself, .* torch\.autograd\.grad\(value, inputs\)"),
         ("another model", "its loss does not call the model that it is given, in training"),
         ("learned weight", r"its weight_of_loss, of shape \(1,\), takes part in the loss .* Let the model hold it"),
     ],
