@@ -31,7 +31,9 @@ def failure(error: BaseException, batch: Tree, mode: str, model: nn.Module | Non
     """What to raise where a model raises something. Args: task: which called the model, and may have raised it itself."""
     inputs = leaves(batch)[0]
     if task is not None and is_of_task(error, task, model):
-        return PlanError("task", f"its loss failed on {in_words(inputs)} in {mode}: {described(error)}.", "Mend it.")
+        takes_gradients = mode == "evaluation" and "does not require grad" in str(error)
+        hint = "Evaluation goes without gradients: take those of the loss within `with torch.enable_grad():`." if takes_gradients else "Mend it."
+        return PlanError("task", f"its loss failed on {in_words(inputs)} in {mode}: {described(error)}.", hint)
     problem = f"cannot take {in_words(inputs)} in {mode}: {described(error)}."
     return PlanError("model", problem, f"{_remedy(str(error), inputs)}{about_one(inputs)}")
 

@@ -125,6 +125,26 @@ def test_a_task_may_have_a_teacher_that_asks_for_nothing_and_inputs_that_ask() -
         prepared(task={"entry_point": f"{__name__}:Teacher", "arguments": {"asks": True}})
 
 
+class SmoothInEvaluation(Smooth):
+    """The same, which takes its gradient in evaluation, too. Args: allows: whether it lets autograd work there."""
+
+    def __init__(self, allows: bool) -> None:
+        self.allows = allows
+
+    def loss_sum(self, model: Any, batch: Any) -> Tensor:
+        with torch.set_grad_enabled(self.allows or torch.is_grad_enabled()):
+            inputs = batch[0].requires_grad_()
+            losses = functional.cross_entropy(model(inputs), batch[1], reduction="none")
+            (slopes,) = torch.autograd.grad(losses.sum(), inputs, create_graph=True)
+            return (losses + slopes.square().sum(1)).sum()
+
+
+def test_a_loss_that_takes_a_gradient_in_evaluation_must_say_so() -> None:
+    prepared(task={"entry_point": f"{__name__}:SmoothInEvaluation", "arguments": {"allows": True}})
+    with pytest.raises(PlanError, match=r"task: its loss failed .* in evaluation: .* within `with torch\.enable_grad\(\):`"):
+        prepared(task={"entry_point": f"{__name__}:SmoothInEvaluation", "arguments": {"allows": False}})
+
+
 def test_a_loss_that_goes_by_its_inputs_gradient_trains_the_same_however_it_is_split(tmp_path: Path) -> None:
     smooth: dict[str, Any] = {"task": {"entry_point": f"{__name__}:Smooth"}, "optimizer": {"name": "sgd", "momentum": 0.0}}
     for size in (16, 64):
