@@ -2,7 +2,7 @@
 
 Everything that the engine takes for granted is tried: outputs that the task can use, in training and in evaluation, of every number of
 samples that the plan reads; and that a sample's outputs and gradient are its own, for on that stands the exact global batch.
-docs/decisions/021 says what is refused, and why.
+docs/decisions/021 and 071 say what is refused, and why.
 """
 
 from collections.abc import Iterator
