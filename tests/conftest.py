@@ -97,6 +97,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return row_of(nodeid)
 
+        def remove_node(self, node: Any) -> str | None:
+            """Of a process that crashed: xdist would hand out its finished rows, too, and wait for good for tests that nobody runs again."""
+            rows = self.assigned_work[node]
+            for row in [row for row, tests in rows.items() if all(tests.values())]:
+                del rows[row]
+            crashed: str | None = super().remove_node(node)
+            return crashed
+
     return Rows(config, log)
 
 
