@@ -7,6 +7,7 @@ of this trial, too, and no checkpoint has it.
 """
 
 import copy
+import numbers
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,10 @@ TOLERANCE = 0.02
 """Of how far weights moved."""
 ROUNDING = 8.0
 """Times the precision of their numbers, of the largest: a weight that is normalised once more may move by its last bits."""
+Way = tuple[Any, ...]
+"""To a number: an attribute's name, then keys of dicts and places in lists."""
+MOST_HELD, DEEPEST = 100, 4
+"""Of what a dict or a list holds, and how far in, that numbers are looked for: a table is none of counts."""
 LATER = (1_000, 1_000_000)
 """Passes from now, at which a number that moves with each of them is tried; and 0."""
 
@@ -191,9 +196,9 @@ def refuse_moving_numbers(passes: Passes, samples: Tree) -> None:
         model, task = copy.deepcopy((passes.model, passes.task))
     except ANYTHING:  # what cannot be copied is not tried
         return
-    for (holder, name), (value, after) in moved.items():
-        if _makes_a_difference(Passes(passes.spec, model, task), samples, holder, name, after):
-            of_task = holder is None
+    for (holder, way), (value, after) in moved.items():
+        if _makes_a_difference(Passes(passes.spec, model, task), samples, holder, way, after):
+            of_task, name = holder is None, way[0] + "".join(f"[{step!r}]" for step in way[1:])
             raise PlanError(
                 "task" if of_task else "model",
                 f"it keeps a number from pass to pass, {f'{holder}.{name}' if holder else name} ({value:g} before a pass, {after:g} after it),"
@@ -203,12 +208,12 @@ def refuse_moving_numbers(passes: Passes, samples: Tree) -> None:
             )
 
 
-def _makes_a_difference(passes: Passes, samples: Tree, holder: str | None, name: str, value: float) -> bool:
+def _makes_a_difference(passes: Passes, samples: Tree, holder: str | None, way: Way, value: float) -> bool:
     """Whether a pass gives something else when a number stands elsewhere. Args: passes: of a copy; holder: the module's name, None: the task."""
     keeper: Any = passes.task if holder is None else passes.model.get_submodule(holder)
 
     def given(value: float) -> list[Tensor]:
-        setattr(keeper, name, value)
+        _put(keeper, way, value)
         result = passes.training(samples)
         return [result.outputs, torch.tensor(result.probe), *result.gradient]
 
@@ -230,14 +235,35 @@ def _are_apart(passes: Passes, one: Sequence[Tensor], other: Sequence[Tensor]) -
     return len(one) != len(other) or difference(one, other) > passes.rounding
 
 
-def _numbers(model: nn.Module, task: object) -> dict[tuple[str | None, str], float]:
-    """The plain numbers in a person's own modules, by the module's name and theirs, and in their task, by None."""
+def _numbers(model: nn.Module, task: object) -> dict[tuple[str | None, Way], float]:
+    """The plain numbers in a person's own modules, by the module's name and the way to them there, and in their task, by None."""
     return {
-        (holder, name): value
+        (holder, way): value
         for holder, keeper in _own(model, task)
-        for name, value in vars(keeper).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        for name, held in vars(keeper).items()
+        for way, value in _numbers_inside((name,), held)
     }
+
+
+def _numbers_inside(way: Way, held: Any) -> Iterator[tuple[Way, float]]:
+    """A number itself, and those in plain dicts and lists that a person may look through."""
+    if isinstance(held, numbers.Real) and not isinstance(held, bool):
+        yield way, held  # type: ignore[misc]  # numpy's have all of a float's arithmetic
+    elif type(held) in (dict, list) and len(held) <= MOST_HELD and len(way) < DEEPEST:
+        for key, inner in held.items() if isinstance(held, dict) else enumerate(held):
+            yield from _numbers_inside((*way, key), inner)
+
+
+def _put(keeper: Any, way: Way, value: float) -> None:
+    """Put a number where one stands."""
+    name, *steps = way
+    if not steps:
+        setattr(keeper, name, value)
+        return
+    held = getattr(keeper, name)
+    for step in steps[:-1]:
+        held = held[step]
+    held[steps[-1]] = value
 
 
 def _own(model: nn.Module, task: object) -> Iterator[tuple[str | None, object]]:

@@ -176,3 +176,34 @@ def test_a_loss_that_is_more_than_its_samples_is_refused_for_what_it_is(kind: st
     with pytest.raises(PlanError, match=rf"task: {sentence}"):
         prepared(task={"entry_point": f"{__name__}:Odd", "arguments": {"kind": kind}})
     prepared(task={"entry_point": f"{__name__}:Odd", "arguments": {"kind": "plain"}})
+
+
+class Held(nn.Module):
+    """A count that stands in a dict, a list or a number of numpy's, by which something begins late, or that a log alone reads."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer, self.kind = nn.Linear(8, 3), kind
+        self.state = {"seen": [0, np.int64(0)]}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        place = int(self.kind == "numpy")
+        self.state["seen"][place] += self.training
+        logits: Tensor = self.layer(inputs)
+        return logits if self.kind == "log" or self.state["seen"][place] < 300 else 3.0 * logits
+
+
+def hold(kind: str) -> nn.Module:
+    return Held(kind)
+
+
+@pytest.mark.parametrize(("kind", "place"), [("plain", 0), ("numpy", 1)])
+def test_a_count_in_a_list_or_a_dict_is_found_as_well(kind: str, place: int) -> None:
+    own = {"dataset": {"entry_point": "test_own_task_check:load"}, "model": {"entry_point": f"{__name__}:hold", "arguments": {"kind": kind}}}
+    with pytest.raises(PlanError, match=rf"keeps a number from pass to pass, state\['seen'\]\[{place}\] \("):
+        small_runs.prepared(**own, task={"entry_point": "test_own_task_check:Counting"})
+
+
+def test_a_count_that_a_log_alone_reads_is_left_alone() -> None:
+    own = {"dataset": {"entry_point": "test_own_task_check:load"}, "model": {"entry_point": f"{__name__}:hold", "arguments": {"kind": "log"}}}
+    small_runs.prepared(**own, task={"entry_point": "test_own_task_check:Counting"})
