@@ -3,11 +3,13 @@ batch than another.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, pairwise
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.optim.by_samples.options import StepSize
 from largebatch.jobs.spec.train_spec import TrainSpec
+from largebatch.tuning.results.analysis.crossing import crossing
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.expected import AFTER_S, COARSE, FINE, SHARPNESS_SHARE, SOLUTIONS_SHARE, Expected, candidates
@@ -45,7 +47,8 @@ def size_sweep(
     left_s: float | None = None,
 ) -> SweepSpec:
     """As many batch sizes, momenta and trials as the budget holds, the same for every batch and optimizer. The further seeds are three at most, as
-    many as there is time for once it comes to them.
+    many as there is time for once it comes to them. Where the recipe's own run has reached its target the size nearest to its batch is among them,
+    so that one at least is likely to reach it, unless the budget holds no three runs at each of three sizes with that one.
 
     Args:
         reference: the recipe as it is.
@@ -63,7 +66,9 @@ def size_sweep(
         left_s = (1 - profiles_share(num_further)) * budget_s - reference.summary.wall_seconds
     start_s = RAY_START_S if resources.gpus_per_worker else 0.0
     time = SweepTime(expected, budget_s, left_s - start_s, resources.max_searching or 1)
-    batches, momenta, num_runs = _size(profile, momenta, time)
+    assert spec.stop.target_score is not None  # a study without a target is refused
+    own_batch = reference.summary.global_batch_size if crossing(reference, spec.stop.target_score) else None
+    batches, momenta, num_runs = _size(profile, momenta, time, own_batch)
     if num_runs < 1:
         needed_s = budget_for(time.of_each(batches, 1, 0) * (len(momenta) or 1), reference.summary.wall_seconds + start_s, num_further)
         under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
@@ -167,10 +172,13 @@ def _split(num_runs: int) -> tuple[int, int]:
     return min(max(num_runs - repeats, 1), MOST_TRIALS), repeats
 
 
-def _size(profile: Profile, momenta: list[float], time: SweepTime) -> tuple[list[int], list[float], int]:
-    """(batches and momenta to compare; how many runs of each combination, under each optimizer, the time holds). Args: momenta: the recipe's last."""
+def _size(profile: Profile, momenta: list[float], time: SweepTime, own_batch: int | None) -> tuple[list[int], list[float], int]:
+    """(batches and momenta to compare; how many runs of each combination, under each optimizer, the time holds).
 
-    def num_runs(batches: Sequence[int]) -> int:
+    Args: momenta: the recipe's last; own_batch: the recipe's, where its own run has reached its target.
+    """
+
+    def num_runs(batches: Sequence[int], momenta: Sequence[float]) -> int:
         """How many runs of every combination fit."""
         sweep_s, times = time.for_the_sweep(batches), len(momenta) or 1
 
@@ -180,30 +188,49 @@ def _size(profile: Profile, momenta: list[float], time: SweepTime) -> tuple[list
 
         return max(filter(fits, range(1, MOST_TRIALS + REPEATS + 1)), default=0)
 
-    fine, batches = candidates(profile, FINE), candidates(profile, COARSE)
-    if len(fine) <= MOST_FINE and num_runs(fine) >= FEWEST_RUNS:
-        return fine, momenta, num_runs(fine)
-    while num_runs(batches) < FEWEST_RUNS:
-        if len(momenta) > 1 and len(batches) < FEWEST_WITH_MOMENTA:
-            momenta = momenta[-1:]
-        elif len(batches) > FEWEST_BATCHES:
-            batches = _without_the_dearer_end(batches, time.one_at)
-        else:
-            break
-    return batches, momenta, num_runs(batches)
+    fine, coarse = candidates(profile, FINE), candidates(profile, COARSE)
+    if len(fine) <= MOST_FINE and num_runs(fine, momenta) >= FEWEST_RUNS:
+        return fine, momenta, num_runs(fine, momenta)
+    fewest = [*_ever_fewer(coarse, momenta, time.one_at)]
+    about_own = [] if own_batch is None else _ever_fewer(coarse, momenta, time.one_at, _nearest(own_batch, coarse))
+    held = (choice for choice in chain(about_own, fewest) if num_runs(*choice) >= FEWEST_RUNS)
+    batches, momenta = next(held, fewest[-1])
+    return batches, momenta, num_runs(batches, momenta)
 
 
 def fewest_sizes(profile: Profile, seconds_at: Callable[[int], float]) -> list[int]:
     """The batch sizes of the smallest sweep. Args: seconds_at: of a run at a batch."""
-    batches = candidates(profile, COARSE)
-    while len(batches) > FEWEST_BATCHES:
-        batches = _without_the_dearer_end(batches, seconds_at)
+    *_, (batches, _) = _ever_fewer(candidates(profile, COARSE), [], seconds_at)
     return batches
 
 
-def _without_the_dearer_end(batches: list[int], seconds_at: Callable[[int], float]) -> list[int]:
-    """The ends cost most, many steps below and many samples above; large batches are what is asked about, and go later."""
-    return batches[:-1] if seconds_at(batches[-1]) > 2 * seconds_at(batches[0]) else batches[1:]
+def _ever_fewer(
+    batches: list[int], momenta: list[float], seconds_at: Callable[[int], float], kept: int | None = None
+) -> Iterator[tuple[list[int], list[float]]]:
+    """Batches and momenta to compare, from all of them to the fewest.
+
+    The ends cost most, many steps below and many samples above, so the dearer one goes; large batches are what is asked about, and go later. Where
+    that would be the size that is kept, one in between goes: that without which the others lie most evenly.
+    """
+    yield batches, momenta
+    while len(momenta) > 1 or len(batches) > FEWEST_BATCHES:
+        if len(momenta) > 1 and len(batches) < FEWEST_WITH_MOMENTA:
+            momenta = momenta[-1:]
+        elif len(batches) > FEWEST_BATCHES:
+            end = batches[-1] if seconds_at(batches[-1]) > 2 * seconds_at(batches[0]) else batches[0]
+            goes = end if end != kept else min(batches[1:-1], key=lambda batch: _unevenness([other for other in batches if other != batch]))
+            batches = [batch for batch in batches if batch != goes]
+        yield batches, momenta
+
+
+def _unevenness(batches: Sequence[int]) -> float:
+    """Of sizes between the same ends: the smaller, the more alike the factors between neighbours."""
+    return sum(math.log(larger / smaller) ** 2 for smaller, larger in pairwise(batches))
+
+
+def _nearest(own_batch: int, batches: Sequence[int]) -> int:
+    """The size that is the fewest times larger or smaller; of two the larger, whose runs take fewer steps."""
+    return min(batches, key=lambda batch: (max(batch, own_batch) / min(batch, own_batch), -batch))
 
 
 def profiles_share(num_further: int) -> float:
@@ -247,3 +274,16 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     evaluated = f" Evaluated every {sweep.set[EVALUATES_EVERY]:g} epochs, to tell their times apart." if EVALUATES_EVERY in sweep.set else ""
     together = f" Searched {at_once} at a time, reported alone." if (at_once := sweep.resources.max_searching) else ""
     return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}.{evaluated}{together}"
+
+
+def what_was_left_out(sweep: SweepSpec, profile: Profile, time: SweepTime, reference: RunResult) -> str:
+    """The batch sizes that the budget did not hold, and one that does, for a person; empty where there are none. Args: profile: of the recipe."""
+    batches, compared = candidates(profile), batches_of(sweep)
+    if len(compared) >= len(batches):
+        return ""
+    has_momenta = len(batches) >= FEWEST_WITH_MOMENTA and any(field in sweep.each for field in (MOMENTUM, HALF_LIVES[0]))
+    sweep_s = (2 if has_momenta else 1) * time.of_each(batches, *_split(FEWEST_RUNS))
+    start_s = RAY_START_S if sweep.resources.gpus_per_worker else 0.0
+    needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, len(sweep.optimizers))
+    left_out = ", ".join(f"{batch:,}" for batch in batches if batch not in compared)
+    return f"Left out for the budget: {left_out}; --budget {in_minutes(needed_s)} holds all {len(batches)} sizes."

@@ -39,7 +39,7 @@ from largebatch.tuning.study.conclusion import Prediction, conclude
 from largebatch.tuning.study.expected import AFTER_S, Expected, candidates
 from largebatch.tuning.study.options import PREDICTION, SIZED, STAGES, Stage, StudyOptions, refuse_unstudied
 from largebatch.tuning.study.reference_run import run_reference
-from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, SweepTime, batches_of, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import FURTHER_PROFILE_SHARE, SweepTime, batches_of, size_sweep, what_was_chosen, what_was_left_out
 from largebatch.tuning.study.solutions import solve
 from largebatch.tuning.study.threads import choose_threads
 from largebatch.tuning.sweep.ledger import begun_sweep
@@ -86,6 +86,8 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     time = SweepTime(expected, options.budget_s, options.left_s, sweep.resources.max_searching or 1)
     begin(3, time.left_with(sweep), time.after(batches_of(sweep)))
     options.on_notice(what_was_chosen(sweep))
+    if left_out := what_was_left_out(sweep, step_times, time, reference):
+        options.on_notice(left_out)
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):
         return None
     findings = find_in(sweep_dir, spec.stop.target_score)
