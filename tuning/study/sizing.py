@@ -207,25 +207,29 @@ def fewest_sizes(profile: Profile, seconds_at: Callable[[int], float]) -> list[i
 def _ever_fewer(
     batches: list[int], momenta: list[float], seconds_at: Callable[[int], float], kept: int | None = None
 ) -> Iterator[tuple[list[int], list[float]]]:
-    """Batches and momenta to compare, from all of them to the fewest.
-
-    The ends cost most, many steps below and many samples above, so the dearer one goes; large batches are what is asked about, and go later. Where
-    that would be the size that is kept, one in between goes: that without which the others lie most evenly.
-    """
+    """Batches and momenta to compare, from all of them to the fewest. Args: seconds_at: of a run at a batch; kept: a size that stays."""
     yield batches, momenta
     while len(momenta) > 1 or len(batches) > FEWEST_BATCHES:
         if len(momenta) > 1 and len(batches) < FEWEST_WITH_MOMENTA:
             momenta = momenta[-1:]
-        elif len(batches) > FEWEST_BATCHES:
-            end = batches[-1] if seconds_at(batches[-1]) > 2 * seconds_at(batches[0]) else batches[0]
-            goes = end if end != kept else min(batches[1:-1], key=lambda batch: _unevenness([other for other in batches if other != batch]))
-            batches = [batch for batch in batches if batch != goes]
+        else:
+            batches = _one_fewer(batches, seconds_at, kept)
         yield batches, momenta
 
 
-def _unevenness(batches: Sequence[int]) -> float:
-    """Of sizes between the same ends: the smaller, the more alike the factors between neighbours."""
-    return sum(math.log(larger / smaller) ** 2 for smaller, larger in pairwise(batches))
+def _one_fewer(batches: list[int], seconds_at: Callable[[int], float], kept: int | None) -> list[int]:
+    """Without the dearer end, for the ends cost most, many steps below and many samples above; large batches are what is asked about, and go later.
+    Where that end is kept one in between goes: that which leaves the sizes nearest to each other, of several such the dearest.
+    """
+
+    def without(left_out: int) -> list[int]:
+        return [batch for batch in batches if batch != left_out]
+
+    def widest_gap(left_out: int) -> float:
+        return max(larger / smaller for smaller, larger in pairwise(without(left_out)))
+
+    end = batches[-1] if seconds_at(batches[-1]) > 2 * seconds_at(batches[0]) else batches[0]
+    return without(end if end != kept else min(batches[1:-1], key=lambda batch: (widest_gap(batch), -seconds_at(batch))))
 
 
 def _nearest(own_batch: int, batches: Sequence[int]) -> int:
@@ -286,4 +290,4 @@ def what_was_left_out(sweep: SweepSpec, profile: Profile, time: SweepTime, refer
     start_s = RAY_START_S if sweep.resources.gpus_per_worker else 0.0
     needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, len(sweep.optimizers))
     left_out = ", ".join(f"{batch:,}" for batch in batches if batch not in compared)
-    return f"Left out for the budget: {left_out}; --budget {in_minutes(needed_s)} holds all {len(batches)} sizes."
+    return f"Left out, for the budget: {left_out}. A new study with --budget {in_minutes(needed_s)} compares all {len(batches)}."

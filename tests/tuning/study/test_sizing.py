@@ -11,7 +11,7 @@ from largebatch.tuning.results.analysis.step_time import Profile, ProfilePoint
 from largebatch.tuning.results.run_result import RunResult
 from largebatch.tuning.study.bounds import most_left
 from largebatch.tuning.study.expected import FINE, Expected, candidates, evaluates_every
-from largebatch.tuning.study.sizing import SweepTime, size_sweep, what_was_chosen
+from largebatch.tuning.study.sizing import SweepTime, batches_of, size_sweep, what_was_chosen, what_was_left_out
 from largebatch.tuning.sweep.space import count_runs, groups, with_fields
 from largebatch.tuning.sweep.spec import BATCH, MOMENTUM, RangeSpec, ResourcesSpec, SweepSpec
 
@@ -137,6 +137,66 @@ class TestFewData:
             return self.sized(budget_s, at_once=4)
         except InputError:
             return None
+
+
+class TestTheRecipesOwnBatch:
+    """The size nearest to it stays where its run has reached the target: small batches cost most, and large ones alone may all miss."""
+
+    def test_it_stays_beside_the_largest_and_sizes_between_go(self) -> None:
+        by_budget = {budget_s: batches_of(size_sweep(SPEC, profile(), made_run(32), budget_s, ResourcesSpec())) for budget_s in (1200.0, 1500.0)}
+        assert by_budget == {1200.0: [64, 1024, 16_384], 1500.0: [64, 1024, 4096, 16_384]}
+        to_target = with_fields(SPEC, {"stop.at_target": True})
+        assert batches_of(size_sweep(to_target, profile(), made_run(16), 130.0, ResourcesSpec())) == [16, 64, 1024]
+        assert batches_of(size_sweep(to_target, profile(), made_run(16_384), 250.0, ResourcesSpec())) == [256, 1024, 16_384]
+
+    @pytest.mark.parametrize("own_batch", [32, 256, 8192])
+    def test_it_is_left_out_only_where_three_runs_at_each_of_three_sizes_are_too_much(self, own_batch: int) -> None:
+        own, run, near, num_kept, num_left_out = profile(), made_run(own_batch), {32: 64, 256: 256, 8192: 16_384}[own_batch], 0, 0
+        smallest = {32: [64, 1024, 16_384], 256: [256, 1024, 16_384], 8192: [1024, 4096, 16_384]}[own_batch]
+        for budget_s in range(750, 3000, 50):
+            sweep = size_sweep(SPEC, own, run, float(budget_s), ResourcesSpec())
+            time = SweepTime([Expected(SPEC, own, run)], budget_s, (1 - 0.08) * budget_s - run.summary.wall_seconds)
+            num_kept += (is_kept := near in batches_of(sweep))
+            num_left_out += not is_kept
+            assert is_kept or time.of_each(smallest, 2, 1) > time.for_the_sweep(smallest), budget_s
+            assert not is_kept or sweep.num_in_group >= 3
+        assert num_kept
+        assert num_left_out or own_batch != 32
+
+    def test_of_a_run_that_missed_nothing_is_known_to_work(self) -> None:
+        missed = size_sweep(SPEC, profile(), made_run(32, reaches=False), 1200.0, ResourcesSpec())
+        assert batches_of(missed) == [1024, 4096, 16_384]
+
+    def test_the_digits_keep_the_largest_batch_whatever_the_budget(self) -> None:
+        """At half the training set the demo has LAMB reach what SGD misses; 64 is as near to its batch of 32 as 16, and costs less."""
+        own, to_target = profile(num_samples=1437), with_fields(SPEC, {"stop.at_target": True})
+        for compared in (None, {"sgd": own, "lamb": profile(num_samples=1437)}):
+            chosen = [
+                batches_of(size_sweep(to_target, own, made_run(32), float(budget_s), ResourcesSpec(), compared)) for budget_s in range(90, 1200, 10)
+            ]
+            assert {719, 64} <= set(chosen[0]).intersection(*chosen)
+
+    @pytest.mark.parametrize("optimizers", [(), ("sgd", "lamb")])
+    def test_a_person_is_told_which_are_left_out_and_which_budget_holds_them(self, optimizers: tuple[str, ...]) -> None:
+        own, run = profile(), made_run(32)
+        compared = dict.fromkeys(optimizers, own) or None
+
+        def sized(budget_s: float) -> tuple[SweepSpec, str]:
+            sweep = size_sweep(SPEC, own, run, budget_s, ResourcesSpec(), compared)
+            return sweep, what_was_left_out(sweep, own, SweepTime([Expected(SPEC, own, run)] * max(len(optimizers), 1), budget_s, budget_s), run)
+
+        _, told = sized(3000.0 if optimizers else 1200.0)
+        assert told.startswith("Left out, for the budget: 16, 256" if not optimizers else "Left out, for the budget: 16, ")
+        minutes = int(told.partition("--budget ")[2].partition("m ")[0])
+        assert told.endswith(f"A new study with --budget {minutes}m compares all 6.")
+        sweep, told = sized(60.0 * minutes)
+        assert (batches_of(sweep), told) == ([16, 64, 256, 1024, 4096, 16_384], "")
+
+    def test_nothing_is_left_out_of_sizes_twice_apart(self) -> None:
+        own, run = profile(num_samples=1437), made_run(256)
+        to_target = with_fields(SPEC, {"stop.at_target": True})
+        sweep = size_sweep(to_target, own, run, 3600.0, ResourcesSpec())
+        assert what_was_left_out(sweep, own, SweepTime([Expected(to_target, own, run)], 3600.0, 3600.0), run) == ""
 
 
 class TestTimeLeft:
