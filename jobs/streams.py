@@ -90,3 +90,8 @@ def standard_output_kept() -> Iterator[None]:
 def print_answer(text: str) -> None:
     """Print the command's answer on standard output, also where that is kept."""
     print(text, file=_kept.get(), flush=True)
+
+
+def printable(text: str, besides: str = "") -> str:
+    """Somebody else's text for a terminal, which it shall not command: what cannot be printed is written out, but for the letters `besides`."""
+    return "".join(letter if letter.isprintable() or letter in besides else repr(letter)[1:-1] for letter in text)

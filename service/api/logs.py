@@ -9,6 +9,8 @@ from typing import Any
 
 import structlog
 
+from largebatch.jobs.streams import printable
+
 EVERY_S = 60.0
 MOST_KINDS = 1000
 OTHERS = "others"
@@ -52,18 +54,14 @@ class SeldomRepeated(logging.Filter):
         return num is not None
 
 
-def printable(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def written_out(logger: Any, method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """The fields of a line with what cannot be printed written out: a path that somebody asks for commands no terminal that shows the log."""
-    return {name: _written_out(value) if isinstance(value, str) else value for name, value in line.items()}
-
-
-def _written_out(text: str) -> str:
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    return {name: printable(value) if isinstance(value, str) else value for name, value in line.items()}
 
 
 def log_to_stderr(as_json: bool) -> None:
     """Send what the service and its libraries log to standard error."""
-    as_text: list[Any] = [printable, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
+    as_text: list[Any] = [written_out, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)]
     writers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if as_json else as_text
     structlog.configure(
         processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper("iso", utc=True), *writers],

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from largebatch.jobs.run.records import RunSummary
+from largebatch.jobs.streams import printable
 from largebatch.jobs.tasks.metric import in_places
 from largebatch.service.job import Kind
 from largebatch.tuning.files import told_apart
@@ -72,7 +73,7 @@ def print_log(text: str) -> None:
         except ValueError:
             summary = None
         if summary is None:
-            print(line, end="", flush=True)
+            print(printable(line, "\n\r\t"), end="", flush=True)
         else:
             print_runs([summary.model_dump(mode="json")])
 

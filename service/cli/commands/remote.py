@@ -17,7 +17,7 @@ from largebatch.jobs.errors import FaultError, InputError, SpecError
 from largebatch.jobs.launch.options import Overrides
 from largebatch.jobs.run.records import Headline
 from largebatch.jobs.spec.read import build_spec, read_override, read_spec, recipe_paths
-from largebatch.jobs.streams import print_answer
+from largebatch.jobs.streams import print_answer, printable
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.jobs.whole_files import storage_errors, write_whole
 from largebatch.service.cli.card_view import print_card
@@ -273,7 +273,7 @@ def _print_events(client: Client, job_id: str, kind: Kind, out: TextIO) -> int:
             score = f"{part} {metric.in_words(data['score'])}  {data['training_seconds']:.1f} s"
             print(f"step {data['step']}  epoch {data['epoch']:.2f}  {score}", file=out, flush=True)
         elif name == "notice":
-            print(data["text"], file=sys.stderr, flush=True)
+            print(printable(data["text"], "\n\t"), file=sys.stderr, flush=True)
     return {"succeeded": 0, "cancelled": 4}.get(state, 1)
 
 

@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from largebatch import Recorder
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.service.api.requests import SweepSubmit, job_of_sweep
 from largebatch.service.cli.commands.remote import inside
+from largebatch.service.cli.tables import print_log
 from largebatch.service.client import Client, configured
 from largebatch.service.job import State
 from largebatch.service.settings import Settings
@@ -306,18 +309,39 @@ def test_a_database_that_does_not_answer(tmp_path: Path, capsys: pytest.CaptureF
     assert (code, "database: does not answer" in err, "hidden-7" in err) == (1, True, False), err
 
 
-def test_a_stream_that_is_kept_alive_has_no_event_in_between() -> None:
+@contextmanager
+def answering(body: bytes, **headers: str) -> Iterator[str]:
+    """The address of a server that answers everything so."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Type", "text/event-stream")
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
             self.end_headers()
-            self.wfile.write(b'id: 1\nevent: job\ndata: {"state": "running"}\n\n: ping\n\nid: 2\nevent: over\ndata: {}\n\n')
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever).start()
-        with Client(f"http://127.0.0.1:{server.server_port}") as client:
-            assert list(client.events("a")) == [("job", {"state": "running"})]
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_stream_that_is_kept_alive_has_no_event_in_between() -> None:
+    stream = b'id: 1\nevent: job\ndata: {"state": "running"}\n\n: ping\n\nid: 2\nevent: over\ndata: {}\n\n'
+    with answering(stream, Content_Type="text/event-stream") as address, Client(address) as client:
+        assert list(client.events("a")) == [("job", {"state": "running"})]
+
+
+def test_a_colleagues_run_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """An escape sequence may set the title, the clipboard or what the next command is taken for."""
+    text = "\x1b]0;owned\x07\x9b2J\tn\u00f6 12%\r100%\n"
+    notice = json.dumps({"text": text})
+    with answering(f"event: notice\ndata: {notice}\n\nevent: over\ndata: {{}}\n\n".encode(), Content_Type="text/event-stream") as address:
+        assert "\\x1b]0;owned\\x07\\x9b2J\tn\u00f6 12%" in said(capsys, "remote", "follow", "a", "--server", address)[2]
+    print_log(text)
+    assert capsys.readouterr().out == "\\x1b]0;owned\\x07\\x9b2J\tn\u00f6 12%\r100%\n"
