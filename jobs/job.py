@@ -18,8 +18,8 @@ from largebatch.jobs.engine import standstill as standstills
 from largebatch.jobs.engine.evaluation.evaluate import Scores, evaluate, refuse_non_finite_samples
 from largebatch.jobs.engine.gradient.share import Share
 from largebatch.jobs.engine.loop import train
-from largebatch.jobs.engine.model_check.carried_state import Findings
 from largebatch.jobs.engine.model_check.check import refuse_unfit
+from largebatch.jobs.engine.model_check.kept.carried_state import Findings
 from largebatch.jobs.engine.model_check.norm_gradients import refuse_untold_norm_gradients
 from largebatch.jobs.engine.model_state import take_from_first
 from largebatch.jobs.engine.ranks.ranks import Ranks

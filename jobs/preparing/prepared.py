@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from largebatch.jobs.data.fingerprint import DatasetFingerprint
-from largebatch.jobs.engine.model_check.carried_state import Findings
+from largebatch.jobs.engine.model_check.kept.carried_state import Findings
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
 from largebatch.jobs.optim.parameter_groups import shapes_by_main_rule

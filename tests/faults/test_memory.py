@@ -12,7 +12,7 @@ import torch
 from small_runs import losses, notices, prepared, synthetic, trained
 from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_check.carried_state import Findings
+from largebatch.jobs.engine.model_check.kept.carried_state import Findings
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.errors import FaultError, PlanError
 from largebatch.jobs.preparing.batches import training_batches

@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluation.forward import samples_at_once
-from largebatch.jobs.engine.model_check.carried_state import (
+from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere
+from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
+from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
+from largebatch.jobs.engine.model_check.kept.carried_state import (
     Findings,
     find_moved_buffers,
     find_moved_weights,
     find_read_statistics,
     refuse_moving_numbers,
 )
-from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere
-from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
-from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
+from largebatch.jobs.engine.model_check.kept.unregistered import refuse_unregistered
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
 from largebatch.jobs.engine.model_check.own_task import refuse_coupled_preparation, refuse_no_scores, refuse_no_sums, refuse_odd_weights
 from largebatch.jobs.engine.model_check.passes import Passes, difference
-from largebatch.jobs.engine.model_check.unregistered import refuse_unregistered
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes

@@ -4,6 +4,7 @@ Each of these trained without a word, or was refused as samples that look at eac
 weights that were 37 % apart between micro-batches of 16 and 64, a buffer that follows the weights 8 %.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,29 +179,41 @@ def test_a_loss_that_is_more_than_its_samples_is_refused_for_what_it_is(kind: st
     prepared(task={"entry_point": f"{__name__}:Odd", "arguments": {"kind": "plain"}})
 
 
+class Ramp:
+    """An object of a person's own."""
+
+    def __init__(self) -> None:
+        self.seen, self.itself = 0, self
+
+
 class Held(nn.Module):
-    """A count that stands in a dict, a list or a number of numpy's, by which something begins late, or that a log alone reads."""
+    """A count in a list, an object or a number of numpy's, by which something begins late, or that a log alone reads."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.layer, self.kind = nn.Linear(8, 3), kind
-        self.state = {"seen": [0, np.int64(0)]}
+        self.state = {"seen": [0, np.int64(0)], "ramp": Ramp()}
 
     def forward(self, inputs: Tensor) -> Tensor:
-        place = int(self.kind == "numpy")
-        self.state["seen"][place] += self.training
+        if self.kind == "object":
+            self.state["ramp"].seen += self.training
+            seen = self.state["ramp"].seen
+        else:
+            place = int(self.kind == "numpy")
+            self.state["seen"][place] += self.training
+            seen = self.state["seen"][place]
         logits: Tensor = self.layer(inputs)
-        return logits if self.kind == "log" or self.state["seen"][place] < 300 else 3.0 * logits
+        return logits if self.kind == "log" or seen < 300 else 3.0 * logits
 
 
 def hold(kind: str) -> nn.Module:
     return Held(kind)
 
 
-@pytest.mark.parametrize(("kind", "place"), [("plain", 0), ("numpy", 1)])
-def test_a_count_in_a_list_or_a_dict_is_found_as_well(kind: str, place: int) -> None:
+@pytest.mark.parametrize(("kind", "way"), [("plain", "state['seen'][0]"), ("numpy", "state['seen'][1]"), ("object", "state['ramp'].seen")])
+def test_a_count_in_a_list_or_an_object_is_found_as_well(kind: str, way: str) -> None:
     own = {"dataset": {"entry_point": "test_own_task_check:load"}, "model": {"entry_point": f"{__name__}:hold", "arguments": {"kind": kind}}}
-    with pytest.raises(PlanError, match=rf"keeps a number from pass to pass, state\['seen'\]\[{place}\] \("):
+    with pytest.raises(PlanError, match=rf"keeps a number from pass to pass, {re.escape(way)} \("):
         small_runs.prepared(**own, task={"entry_point": "test_own_task_check:Counting"})
 
 

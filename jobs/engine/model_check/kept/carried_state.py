@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from largebatch.jobs.engine.model_check.kept.held import Way, held_by, in_words, put
 from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.entry_points import ANYTHING
 from largebatch.jobs.errors import PlanError
@@ -27,10 +28,6 @@ TOLERANCE = 0.02
 """Of how far weights moved."""
 ROUNDING = 8.0
 """Times the precision of their numbers, of the largest: a weight that is normalised once more may move by its last bits."""
-Way = tuple[Any, ...]
-"""To a number: an attribute's name, then keys of dicts and places in lists."""
-MOST_HELD, DEEPEST = 100, 4
-"""Of what a dict or a list holds, and how far in, that numbers are looked for: a table is none of counts."""
 LATER = (1_000, 1_000_000)
 """Passes from now, at which a number that moves with each of them is tried; and 0."""
 
@@ -198,7 +195,7 @@ def refuse_moving_numbers(passes: Passes, samples: Tree) -> None:
         return
     for (holder, way), (value, after) in moved.items():
         if _makes_a_difference(Passes(passes.spec, model, task), samples, holder, way, after):
-            of_task, name = holder is None, way[0] + "".join(f"[{step!r}]" for step in way[1:])
+            of_task, name = holder is None, in_words(way)
             raise PlanError(
                 "task" if of_task else "model",
                 f"it keeps a number from pass to pass, {f'{holder}.{name}' if holder else name} ({value:g} before a pass, {after:g} after it),"
@@ -213,7 +210,7 @@ def _makes_a_difference(passes: Passes, samples: Tree, holder: str | None, way: 
     keeper: Any = passes.task if holder is None else passes.model.get_submodule(holder)
 
     def given(value: float) -> list[Tensor]:
-        _put(keeper, way, value)
+        put(keeper, way, value)
         result = passes.training(samples)
         return [result.outputs, torch.tensor(result.probe), *result.gradient]
 
@@ -238,32 +235,11 @@ def _are_apart(passes: Passes, one: Sequence[Tensor], other: Sequence[Tensor]) -
 def _numbers(model: nn.Module, task: object) -> dict[tuple[str | None, Way], float]:
     """The plain numbers in a person's own modules, by the module's name and the way to them there, and in their task, by None."""
     return {
-        (holder, way): value
+        (holder, way): value  # type: ignore[misc]  # numpy's have all of a float's arithmetic
         for holder, keeper in _own(model, task)
-        for name, held in vars(keeper).items()
-        for way, value in _numbers_inside((name,), held)
+        for way, value in held_by(keeper)
+        if isinstance(value, numbers.Real) and not isinstance(value, bool)
     }
-
-
-def _numbers_inside(way: Way, held: Any) -> Iterator[tuple[Way, float]]:
-    """A number itself, and those in plain dicts and lists that a person may look through."""
-    if isinstance(held, numbers.Real) and not isinstance(held, bool):
-        yield way, held  # type: ignore[misc]  # numpy's have all of a float's arithmetic
-    elif type(held) in (dict, list) and len(held) <= MOST_HELD and len(way) < DEEPEST:
-        for key, inner in held.items() if isinstance(held, dict) else enumerate(held):
-            yield from _numbers_inside((*way, key), inner)
-
-
-def _put(keeper: Any, way: Way, value: float) -> None:
-    """Put a number where one stands."""
-    name, *steps = way
-    if not steps:
-        setattr(keeper, name, value)
-        return
-    held = getattr(keeper, name)
-    for step in steps[:-1]:
-        held = held[step]
-    held[steps[-1]] = value
 
 
 def _own(model: nn.Module, task: object) -> Iterator[tuple[str | None, object]]:

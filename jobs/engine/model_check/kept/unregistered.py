@@ -3,11 +3,12 @@
 No optimizer reaches it, no checkpoint has it and no other device gets it: the run would train a part of what its author wrote.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
+from largebatch.jobs.engine.model_check.kept.held import held_by, in_words
 from largebatch.jobs.engine.model_check.passes import Passes
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.samples.trees import Tree
@@ -55,29 +56,21 @@ def _asked(probe: Tensor) -> dict[int, Tensor]:
 
 
 def _held(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Tensors in the attributes of modules and in their plain lists and dicts, by the way there."""
+    """Tensors in the attributes of modules and in what these hold, by the way there."""
     for name, module in model.named_modules():
-        for attribute, value in vars(module).items():
-            if not attribute.startswith("_"):
-                yield from _inside(f"{name}.{attribute}".lstrip("."), value)
+        yield from ((f"{name}.{way}".lstrip("."), tensor) for way, tensor in _tensors(module) if not way.startswith("_"))
 
 
 def _held_by(task: Task) -> Iterator[tuple[str, Tensor]]:
     """The same of a task, which may be a module itself."""
     if isinstance(task, nn.Module):
         yield from task.named_parameters()
-    for attribute, value in vars(task).items():
-        yield from _inside(attribute, value)
+    yield from _tensors(task)
 
 
-def _inside(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, nn.Module):
-        yield from ((f"{name}.{inner}", param) for inner, param in value.named_parameters())
-    elif isinstance(value, Mapping):
-        for key, held in value.items():
-            yield from _inside(f"{name}[{key!r}]", held)
-    elif isinstance(value, list | tuple):
-        for number, held in enumerate(value):
-            yield from _inside(f"{name}[{number}]", held)
+def _tensors(holder: object) -> Iterator[tuple[str, Tensor]]:
+    for way, held in held_by(holder):
+        if isinstance(held, Tensor):
+            yield in_words(way), held
+        elif isinstance(held, nn.Module):
+            yield from ((f"{in_words(way)}.{inner}", param) for inner, param in held.named_parameters())
