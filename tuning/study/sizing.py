@@ -70,7 +70,8 @@ def size_sweep(
     own_batch = reference.summary.global_batch_size if crossing(reference, spec.stop.target_score) else None
     batches, momenta, num_runs = _size(profile, momenta, time, own_batch)
     if num_runs < 1:
-        needed_s = budget_for(time.of_each(batches, 1, 0) * (len(momenta) or 1), reference.summary.wall_seconds + start_s, num_further)
+        sweep_s = time.of_each(batches, 1, 0) * (len(momenta) or 1)
+        needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, num_further, budget_s - time.left_s)
         under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
                          f"about {needed_s:,.0f} s.", f"Use --budget {in_minutes(needed_s)}.")  # fmt: skip
@@ -242,13 +243,15 @@ def profiles_share(num_further: int) -> float:
     return PROFILE_SHARE + FURTHER_PROFILE_SHARE * num_further
 
 
-def budget_for(sweep_s: float, reference_s: float, num_further: int = 0) -> float:
+def budget_for(sweep_s: float, reference_s: float, num_further: int = 0, spent_s: float = 0.0) -> float:
     """Seconds of a budget that holds a sweep, as every larger one does: beside all that profiles and solutions may use of it.
 
-    Args: reference_s: wall-clock seconds of the recipe's own run; num_further: optimizers that are compared with the recipe's.
+    Args: reference_s: wall-clock seconds of the recipe's own run; num_further: optimizers that are compared with the recipe's; spent_s: of the
+        budget by now, which may be more than is counted for what came before.
     """
-    others = SOLUTIONS_SHARE + SHARPNESS_SHARE + profiles_share(num_further)
-    return max(sweep_s / SWEEP_SHARE, (sweep_s + reference_s + AFTER_S) / (1 - others))
+    others = SOLUTIONS_SHARE + SHARPNESS_SHARE
+    as_planned_s = (sweep_s + reference_s + AFTER_S) / (1 - others - profiles_share(num_further))
+    return max(sweep_s / SWEEP_SHARE, as_planned_s, (spent_s + sweep_s + AFTER_S) / (1 - others))
 
 
 def in_minutes(seconds: float) -> str:

@@ -99,3 +99,12 @@ class TestAdvice:
         minutes = int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
         for budget_s in (60.0 * minutes, 66.0 * minutes, 120.0 * minutes):
             assert size_sweep(TO_TARGET, OWN, run, budget_s, ResourcesSpec()).num_trials >= 1
+
+    @pytest.mark.parametrize("spent_s", [60.0, 115.0, 400.0])
+    def test_after_a_slow_start(self, spent_s: float) -> None:
+        """What it has taken counts in the study that goes on with the budget that is named: it was named the budget that it had."""
+        run = made_run(256)
+        with pytest.raises(InputError, match="hold no sweep") as refused:
+            size_sweep(TO_TARGET, OWN, run, spent_s + 3.0, ResourcesSpec(), left_s=3.0)
+        budget_s = 60.0 * int(refused.value.hint.rpartition(" ")[2].rstrip("m."))
+        assert size_sweep(TO_TARGET, OWN, run, budget_s, ResourcesSpec(), left_s=budget_s - spent_s).num_trials >= 1
