@@ -3,7 +3,7 @@
 A study's folder stands for its sweep: the runs beside that are its reference and its solutions, which answer other questions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +42,7 @@ def runs_of_folder(folder: Path) -> FolderRuns:
         return FolderRuns([], [f"The study in {folder} has not come to its sweep; go on with `{resume}`."])
     ended = ended_runs(folder)
     if not is_sweep:
+        searches = sorted(path.parent for name in (STUDY, SWEEP) for path in folder.glob(f"*/{name}"))
         num_unended = sum(not (path.parent / run_folder.SUMMARY).is_file() for path in sweep_dir.glob(f"*/{run_folder.SPEC}"))
         if not ended and not num_unended:
             if _is_run(folder):
@@ -52,8 +53,9 @@ def runs_of_folder(folder: Path) -> FolderRuns:
                 )
                 raise NoRunsError("FOLDER", f"{folder} is a run that has not ended.", goes_on)
             problem = f"{folder} {'holds no runs' if folder.is_dir() else 'is not a folder'}."
-            raise NoRunsError("FOLDER", problem, "Give run folders, or the folder of a sweep or a study.")
-        return FolderRuns(ended, [f"Left out: {num_unended} runs in {folder} that have not ended."] if num_unended else [])
+            raise NoRunsError("FOLDER", problem, f"Give run folders, or the folder of a sweep or a study{_such_as(searches)}.")
+        unended = [f"Left out: {num_unended} runs in {folder} that have not ended."] if num_unended else []
+        return FolderRuns(ended, [*unended, f"Left out: sweeps and studies in {folder}{_such_as(searches)}."] if searches else unended)
     missing = failures_in_words(sweep_dir)
     try:
         sweep = begun_sweep((sweep_dir / SWEEP).read_text())
@@ -67,6 +69,11 @@ def runs_of_folder(folder: Path) -> FolderRuns:
     elif num_over < count_runs(sweep) and not is_reported:
         missing.append(f"Missing: {count_runs(sweep) - num_over} of the sweep's runs; go on with `{resume}`.")
     return FolderRuns(ended, missing)
+
+
+def _such_as(folders: Sequence[Path]) -> str:
+    """The last of them, which is the newest where their names begin alike and end with when they began."""
+    return f", such as {folders[-1]}" if folders else ""
 
 
 def runs_of_folders(folders: Iterable[Path]) -> FolderRuns:

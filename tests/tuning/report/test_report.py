@@ -209,6 +209,17 @@ def test_a_folder_without_runs(tmp_path: Path) -> None:
         largebatch("advise", tmp_path / "nowhere")
 
 
+def test_a_folder_of_a_study_names_it(tmp_path: Path) -> None:
+    """`--output-dir` is where studies lie: it held no runs, without a word of them."""
+    study = tmp_path / "runs" / "study-digits"
+    study.mkdir(parents=True)
+    (study / "study.json").touch()
+    with pytest.raises(InputError, match=f"holds no runs. Give run folders, or the folder of a sweep or a study, such as {study}."):
+        largebatch("compare", tmp_path / "runs")
+    made_folder(tmp_path / "runs", 32)
+    assert f"Left out: sweeps and studies in {tmp_path / 'runs'}, such as {study}." in largebatch("compare", tmp_path / "runs").output
+
+
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_half_finished_folder_gives_a_report_that_says_what_is_missing(tmp_path: Path) -> None:
     runs = [made_folder(tmp_path / "runs", batch) for batch in (32, 128, 512)]
