@@ -265,11 +265,8 @@ class AdamConfig(TwoDecaysConfig):
     """Added to denominators; default 1e-8 (adamw), 1e-6 (lamb)."""
 
     without_dual_norm: ClassVar[str] = BY_SQUARES
-
-    @property
-    def num_state_tensors(self) -> int:
-        """Both moments."""
-        return 2
+    num_state_tensors: ClassVar[int] = 2
+    """Both moments."""
 
     def group_options(self, *, is_bias_or_norm: bool, is_main: bool = True, group: ParameterGroupConfig | None = None) -> dict[str, Any]:
         """See `OptimizerConfig`; with a mark where the betas follow the samples of the step."""

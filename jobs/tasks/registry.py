@@ -100,10 +100,7 @@ class MultiLabelConfig(TaskConfig):
     name: Literal["multi-label"]
     """Which task it is."""
 
-    @property
-    def sample_parts(self) -> tuple[str, ...]:
-        """See `TaskConfig`."""
-        return "input", "labels"
+    sample_parts: ClassVar[tuple[str, ...]] = ("input", "labels")
 
     def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
         """See `TaskConfig`."""
@@ -129,10 +126,7 @@ class RegressionConfig(TaskConfig):
     quantile: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     """quantile: which one."""
 
-    @property
-    def sample_parts(self) -> tuple[str, ...]:
-        """See `TaskConfig`."""
-        return "input", "targets"
+    sample_parts: ClassVar[tuple[str, ...]] = ("input", "targets")
 
     @model_validator(mode="after")
     def _reads_what_is_set(self) -> Self:
@@ -149,23 +143,24 @@ class RegressionConfig(TaskConfig):
         return Regression(self.loss, self.delta, self.quantile, first_target(dataset))
 
 
-class LanguageModellingConfig(TaskConfig):
+class TokensConfig(TaskConfig):
+    """A task of sequences of tokens."""
+
+    counts_tokens: ClassVar[bool] = True
+    reads_text_bytes: ClassVar[bool] = True
+
+    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
+        """See `TaskConfig`."""
+        return token_ranges(for_model, shift=self.target_shift)
+
+
+class LanguageModellingConfig(TokensConfig):
     """The next token: loss per token, perplexity, bits per byte."""
 
     name: Literal["language-modelling"]
     """Which task it is."""
 
-    counts_tokens: ClassVar[bool] = True
-    reads_text_bytes: ClassVar[bool] = True
-
-    @property
-    def sample_parts(self) -> tuple[str, ...]:
-        """See `TaskConfig`."""
-        return "tokens", "next tokens", "[bytes of the next tokens]"
-
-    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
-        """See `TaskConfig`."""
-        return token_ranges(for_model, shift=self.target_shift)
+    sample_parts: ClassVar[tuple[str, ...]] = ("tokens", "next tokens", "[bytes of the next tokens]")
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""
@@ -175,7 +170,7 @@ class LanguageModellingConfig(TaskConfig):
         return LanguageModelling(dataset.bytes_per_token, counts_bytes=dataset.knows_text_bytes)
 
 
-class MaskedLanguageModellingConfig(TaskConfig):
+class MaskedLanguageModellingConfig(TokensConfig):
     """Hidden tokens, told from both sides, as BERT has it."""
 
     name: Literal["masked-language-modelling"]
@@ -186,17 +181,7 @@ class MaskedLanguageModellingConfig(TaskConfig):
     """The token that hides another; the data set's own where it has one."""
 
     target_shift: ClassVar[int] = 0
-    counts_tokens: ClassVar[bool] = True
-    reads_text_bytes: ClassVar[bool] = True
-
-    @property
-    def sample_parts(self) -> tuple[str, ...]:
-        """See `TaskConfig`."""
-        return "tokens", "tokens", "[bytes of the tokens]"
-
-    def number_ranges(self, for_model: Mapping[str, int]) -> tuple[AnyRange, ...]:
-        """See `TaskConfig`."""
-        return token_ranges(for_model, shift=self.target_shift)
+    sample_parts: ClassVar[tuple[str, ...]] = ("tokens", "tokens", "[bytes of the tokens]")
 
     def build(self, dataset: "Dataset", label_smoothing: float) -> "Task":
         """See `TaskConfig`."""

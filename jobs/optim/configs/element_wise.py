@@ -49,11 +49,8 @@ class LionConfig(DecoupledConfig, TwoDecaysConfig):
     decays: ClassVar[Mapping[str, float]] = {"beta1": 0.9, "beta2": 0.99}
     usual_rate: ClassVar[float | None] = 2e-4
     dual_norm: ClassVar[Literal["l1", "nuclear", ""]] = "l1"
-
-    @property
-    def num_state_tensors(self) -> int:
-        """The mean."""
-        return 1
+    num_state_tensors: ClassVar[int] = 1
+    """The mean."""
 
     def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""

@@ -23,6 +23,8 @@ class OwnOptimizerConfig(OptimizerConfig):
 
     momentum_option: ClassVar[str] = ""
     batch_power: ClassVar[float] = 0.5
+    num_state_tensors: ClassVar[int] = 2
+    """Not known: as many as Adam's."""
 
     @property
     def label(self) -> str:
@@ -32,11 +34,6 @@ class OwnOptimizerConfig(OptimizerConfig):
     def momentum_at(self, size: StepSize) -> float:
         """Not known."""
         return 0.0
-
-    @property
-    def num_state_tensors(self) -> int:
-        """Not known: as many as Adam's."""
-        return 2
 
     def build(self, groups: ParamGroups) -> "Optimizer":
         """See `OptimizerConfig`. Raises: SpecError."""

@@ -41,11 +41,8 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
     batch_power: ClassVar[float] = 1.0
     usual_rate: ClassVar[float | None] = 1.0
     without_dual_norm: ClassVar[str] = EUCLIDEAN
-
-    @property
-    def num_state_tensors(self) -> int:
-        """The iterate and the average."""
-        return 2
+    num_state_tensors: ClassVar[int] = 2
+    """The iterate and the average."""
 
     def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
@@ -68,14 +65,10 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig):
 
     momentum_option: ClassVar[str] = "beta1"
     batch_power: ClassVar[float] = 0.5
-
     usual_rate: ClassVar[float | None] = 2.5e-3
     without_dual_norm: ClassVar[str] = BY_SQUARES
-
-    @property
-    def num_state_tensors(self) -> int:
-        """The iterate, the average and the second moment."""
-        return 3
+    num_state_tensors: ClassVar[int] = 3
+    """The iterate, the average and the second moment."""
 
     def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
         """See `OptimizerConfig`."""
