@@ -3,7 +3,7 @@
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from largebatch.jobs.entry_points import described
@@ -64,11 +64,9 @@ def keep_traceback(error: CodeError, run_dir: Path) -> None:
 def _keep(text: str, run_dir: Path | None) -> Path | None:
     """Where the text was written: into the run's folder, or else among temporary files; None if nowhere."""
     if run_dir is not None and run_dir.is_dir():
-        try:
+        with suppress(OSError):  # a full disk, perhaps that which this is about
             (run_dir / TRACEBACK).write_text(text)
             return run_dir / TRACEBACK
-        except OSError:
-            pass  # a full disk, perhaps that which this is about
     try:
         with tempfile.NamedTemporaryFile("w", prefix="largebatch-", suffix=f"-{TRACEBACK}", delete=False) as file:
             file.write(text)

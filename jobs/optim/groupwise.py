@@ -3,8 +3,7 @@
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, ClassVar, TypeVar
 
@@ -62,12 +61,6 @@ class GroupwiseOptimizer(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict()` gave, in the precision that it was saved in where that is more than the parameter's, to which torch casts."""
-        with self._precision_kept():
-            inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
-
-    @contextmanager
-    def _precision_kept(self) -> Iterator[None]:
-        """Context of torch's load_state_dict, between the hooks that change what is loaded and those that look at it then."""
         loaded: dict[str, Any] = {}
 
         def widen(optimizer: Optimizer) -> None:
@@ -78,15 +71,11 @@ class GroupwiseOptimizer(Optimizer):
                         wide = torch.promote_types(value.dtype, optimizer.state[param][key].dtype)
                         optimizer.state[param][key] = value.to(param.device, wide)
 
-        hooks = (
+        with (  # after the hooks that change what is loaded, and before those that look at it then
             self.register_load_state_dict_pre_hook(lambda _, state_dict: loaded.update(state_dict)),
             self.register_load_state_dict_post_hook(widen, prepend=True),
-        )
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        ):
+            inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """State of an earlier version lacks the options that came since."""

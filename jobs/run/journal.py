@@ -5,8 +5,8 @@ superseded, and readers leave them out. A line cut short by a kill is left out t
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Self
 
 import pydantic
 
@@ -20,7 +20,7 @@ LONGEST_LINE = 1 << 20
 _ADAPTER: pydantic.TypeAdapter[JournalRecord] = pydantic.TypeAdapter(JournalRecord)
 
 
-class Journal:
+class Journal(AbstractContextManager["Journal"]):
     """Appends records to a run's journal. Use as a context manager."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -39,9 +39,6 @@ class Journal:
         """Ask the operating system to put everything on disk."""
         with storage_errors(self.path):
             self._file.sync()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
@@ -65,13 +62,9 @@ def current(records: Iterable[JournalRecord]) -> list[JournalRecord]:
     kept: list[JournalRecord] = []
     for record in records:
         if isinstance(record, StartRecord):
-            kept = [old for old in kept if not _is_beyond(old, record.step)]
+            kept = [old for old in kept if not (isinstance(old, (StepRecord, EvalRecord, NoticeRecord)) and old.step > record.step)]
         kept.append(record)
     return kept
-
-
-def _is_beyond(record: JournalRecord, step: int) -> bool:
-    return isinstance(record, (StepRecord, EvalRecord, NoticeRecord)) and record.step > step
 
 
 def steps(records: Iterable[JournalRecord]) -> Iterator[StepRecord]:

@@ -8,6 +8,7 @@ import json
 import select
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from largebatch.jobs.garbage_collection import collect_seldom
@@ -121,16 +122,14 @@ def catch_up_others(run_dir: Path) -> None:
         other, before = journal.parent, MirrorState.read(journal.parent)
         if other == run_dir or (before.run_id and before.bytes_read >= journal.stat().st_size):
             continue
-        try:
-            with run_folder.exclusive(other, "train"):  # nobody trains it now
-                if not run_folder.begun_spec(other).tracking.enabled:
-                    continue
-                after = sync_run(other)
-                Mirror(other).mark_killed()
-                if after.bytes_read > before.bytes_read:  # the last line may have been cut short by a kill
-                    _say(f"MLflow now has run {other.name} too.")
-        except Exception:  # of MLflow, of the folder: another run will try again
-            continue
+        # Whatever MLflow or the folder raises: another run will try again. Held, the folder is of a run that nobody trains now.
+        with suppress(Exception), run_folder.exclusive(other, "train"):
+            if not run_folder.begun_spec(other).tracking.enabled:
+                continue
+            after = sync_run(other)
+            Mirror(other).mark_killed()
+            if after.bytes_read > before.bytes_read:  # the last line may have been cut short by a kill
+                _say(f"MLflow now has run {other.name} too.")
 
 
 def main() -> None:

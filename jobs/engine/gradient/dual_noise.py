@@ -11,7 +11,7 @@ What |D|_* says: `engine/noise_scale.py`.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import torch
@@ -46,13 +46,12 @@ class DualNoise:
     @contextmanager
     def micro_batch(self, micro_batch: Slice) -> Iterator[None]:
         """A context for one micro-batch's forward and backward pass."""
-        factor = self._factors[self._is_first(micro_batch)] if self._factors else None
-        hooks = [] if factor is None else [param.register_hook(partial(self._arrived, param, factor)) for param in self._norm.params]  # type: ignore[no-untyped-call]
-        try:
+        with ExitStack() as hooks:
+            if self._factors is not None:
+                factor = self._factors[self._is_first(micro_batch)]
+                for param in self._norm.params:
+                    hooks.enter_context(param.register_hook(partial(self._arrived, param, factor)))  # type: ignore[no-untyped-call]
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def _arrived(self, param: Tensor, factor: float, gradient: Tensor) -> None:
         """What a pass adds to a parameter's gradient, before it is added."""

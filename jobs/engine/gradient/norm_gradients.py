@@ -9,7 +9,7 @@ for little beside the backward pass. That these few parameters tell of the whole
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -67,12 +67,10 @@ def sample_gradients(norms: Sequence[nn.LayerNorm | nn.RMSNorm], num_samples: in
             sums_NW = parts.reshape(num_samples, -1, param.numel()).sum(1)
             gradients[param] = gradients[param] + sums_NW if param in gradients else sums_NW
 
-    hooks = [norm.register_forward_hook(ran, with_kwargs=True) for norm in norms]
-    try:
+    with ExitStack() as hooks:
+        for norm in norms:
+            hooks.enter_context(norm.register_forward_hook(ran, with_kwargs=True))
         yield gradients
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _normalised(norm: nn.Module, inputs: Tensor) -> Tensor:

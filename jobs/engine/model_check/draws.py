@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -99,9 +99,8 @@ def _recorded_draws(model: nn.Module) -> Iterator[list[str]]:
             names.append(name)
 
     by_module = {module: name or "the model itself" for name, module in model.named_modules()}
-    hooks = [hook for module in by_module for hook in (module.register_forward_pre_hook(start), module.register_forward_hook(stop))]
-    try:
+    with ExitStack() as hooks:
+        for module in by_module:
+            hooks.enter_context(module.register_forward_pre_hook(start))
+            hooks.enter_context(module.register_forward_hook(stop))
         yield names
-    finally:
-        for hook in hooks:
-            hook.remove()

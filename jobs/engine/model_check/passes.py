@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -62,7 +62,8 @@ class Passes:
         is_exact = spec.precision == "float32" and all(param.is_cpu and param.dtype.itemsize >= 4 for param in model.parameters())
         self.rounding = ROUNDING if is_exact else COARSE_ROUNDING
         """How far apart the same numbers may be when they are computed in another order."""
-        self._snapshot = Snapshot(model)
+        self.snapshot = Snapshot(model)
+        """Of the model where passes begin."""
         self._settings: dict[nn.Module, Settings] = {}
 
     def begin(self, seed: int = 0) -> None:
@@ -74,15 +75,11 @@ class Passes:
 
     def end(self) -> None:
         """Leave no trace of the passes."""
-        self._snapshot.restore()
+        self.snapshot.restore()
         self._forward_pass.forget()
         self._forward_pass.span = self._span
         for param in self.model.parameters():
             param.grad = None
-
-    def changed_weights(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """(Value where passes begin, value now), in host memory, of the parameters that passes have changed, by name."""
-        return self._snapshot.changed_weights()
 
     def training(self, batch: Tree, seed: int | None = 0, scale: float = 1.0) -> TrainingPass:
         """A pass in training, its loss summed over the samples; known dropouts, whose masks belong to the sample, let everything through.
@@ -223,12 +220,10 @@ class Passes:
     def _refusing_own_backward(self) -> Iterator[None]:
         """Context of a forward pass. Raises: PlanError where it adds to `.grad`, which is the step's: workers begin to sum it as it arrives."""
         reached: list[Tensor] = []
-        hooks = [param.register_post_accumulate_grad_hook(reached.append) for _, param in self._trained()]  # type: ignore[no-untyped-call]
-        try:
+        with ExitStack() as hooks:
+            for _, param in self._trained():
+                hooks.enter_context(param.register_post_accumulate_grad_hook(reached.append))  # type: ignore[no-untyped-call]
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
         if reached:
             raise PlanError(
                 "task",
@@ -265,12 +260,10 @@ def _norm(tensors: Sequence[Tensor]) -> float:
 @contextmanager
 def before_each_run(modules: Iterable[nn.Module], look: Callable[[Any, tuple[Tensor, ...]], None]) -> Iterator[None]:
     """Context in which `look` gets each module with its arguments before every run of it."""
-    hooks = [module.register_forward_pre_hook(look) for module in modules]
-    try:
+    with ExitStack() as hooks:
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(look))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextmanager

@@ -63,7 +63,6 @@ def _left_again(passes: Passes, samples: Tree) -> dict[str, Tensor]:
 def _left_by_a_pass(passes: Passes, samples: Tree) -> dict[str, Tensor]:
     """What a pass in training leaves behind, by its name in a sentence, in host memory: a device may have no room for it twice."""
     gradient = passes.training(samples).gradient
-    trained = [name for name, parameter in passes.model.named_parameters() if parameter.requires_grad]
-    left = {f"the gradient of {name}": tensor.cpu() for name, tensor in zip(trained, gradient, strict=True)}
+    left = {f"the gradient of {name}": tensor.cpu() for name, tensor in zip(passes.trained_names(), gradient, strict=True)}
     left |= {f"the buffer {name}": buffer.detach().to("cpu", copy=True) for name, buffer in passes.model.named_buffers()}
-    return left | {f"the weight {name}": now for name, (_, now) in passes.changed_weights().items()}
+    return left | {f"the weight {name}": now for name, (_, now) in passes.snapshot.changed_weights().items()}

@@ -13,8 +13,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -242,8 +241,7 @@ class Driver:
                 raise KeyboardInterrupt
             raise StoppedError("", "stopped while the run waited for workers.", self._how_to_go_on())
 
-    @contextmanager
-    def _stop_requests(self) -> Iterator[None]:
+    def _stop_requests(self) -> contextlib.AbstractContextManager[None]:
         """Ctrl-C, SIGTERM and SIGHUP stop the run after its step; a second Ctrl-C leaves without."""
 
         def ask(number: signal.Signals, is_impatient: bool) -> str:
@@ -253,8 +251,7 @@ class Driver:
             what_follows = "finishing this step and saving." if self._has_trained else "ending as soon as the workers can; no step has been done yet."
             return f"{number.name}: {what_follows}"
 
-        with stop_requests(ask, self._listener.on_notice):
-            yield
+        return stop_requests(ask, self._listener.on_notice)
 
     def _has_checkpoints(self) -> bool:
         return (self._worker.run_dir / run_folder.CHECKPOINTS).is_dir()

@@ -6,7 +6,7 @@ A cluster that grows on demand sees in a reservation that machines are missing.
 import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Self
+from typing import Any
 
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
@@ -18,7 +18,7 @@ GROWS_AFTER_S = 5.0
 """So long there must have been room for more workers before those that train make place for a larger group."""
 
 
-class Reservation:
+class Reservation(contextlib.AbstractContextManager["Reservation"]):
     """Placement groups for workers; given back when this is closed.
 
     Args:
@@ -38,15 +38,12 @@ class Reservation:
         table: dict[str, dict[str, Any]] = placement_group_table() if self._placement_groups else {}
         return sum(size for size, group in self._placement_groups if table.get(group.id.hex(), {}).get("state") == "CREATED")
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         for _size, group in self._placement_groups:
             remove_placement_group(group)
 
 
-class Growth:
+class Growth(contextlib.AbstractContextManager["Growth"]):
     """Room for the workers that a group still lacks.
 
     Args: reserve: makes a reservation. It is called once the group's own workers are there: before, they would lack what it takes.
@@ -70,9 +67,6 @@ class Growth:
         self._room_since_s = self._room_since_s or time.monotonic()
         self._is_over = time.monotonic() - self._room_since_s > GROWS_AFTER_S
         return self._is_over
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()

@@ -1,7 +1,8 @@
 """Finds a model's output heads in a pass through it: the layers whose output is the model's."""
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,20 +19,16 @@ def layers_seen(model: nn.Module) -> Iterator[dict[Node, str]]:
     """Context of a forward pass: what autograd records of each layer's outputs, with the layer's name; it fills as the pass goes on."""
     seen: dict[Node, str] = {}
 
-    def look_at(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, inputs: Any, output: Any) -> None:
-            for tensor in output if isinstance(output, tuple) else (output,):
-                if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
-                    seen.setdefault(tensor.grad_fn, name)
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, Tensor) and tensor.grad_fn is not None:
+                seen.setdefault(tensor.grad_fn, name)
 
-        return look
-
-    hooks = [module.register_forward_hook(look_at(name)) for name, module in model.named_modules() if isinstance(module, LAYERS)]
-    try:
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if isinstance(module, LAYERS):
+                hooks.enter_context(module.register_forward_hook(partial(look, name)))
         yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def head_weights(model: nn.Module, outputs: list[Tensor], layers: dict[Node, str]) -> tuple[str, ...]:

@@ -25,9 +25,7 @@ class PreemptionNotice:
         return self._is_noticed.is_set()
 
     def _watch(self) -> None:
-        over = threading.Event()
         train: Any = ray.train  # its stubs are those of the older Train
-        while not over.wait(POLL_S):
+        while not self._is_noticed.wait(POLL_S):
             if train.get_preemption_info() is not None:
                 self._is_noticed.set()
-                over.set()
