@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -104,7 +105,10 @@ class MicroBatchNoise:
         if not self._hooks:
             params = [param for group in self._optimizer.param_groups for param in group["params"] if param.requires_grad]
             for number, param in enumerate(params):
-                self._hooks += [param.register_hook(self._arrives(number)), param.register_post_accumulate_grad_hook(self._adds_up(number))]
+                self._hooks += [
+                    param.register_hook(partial(self._arrives, number)),
+                    param.register_post_accumulate_grad_hook(partial(self._adds_up, number)),
+                ]
         self._arrived = {}
 
     def end(self, said: MicroBatch) -> None:
@@ -154,19 +158,13 @@ class MicroBatchNoise:
             self._told.add(kind or text)
             self._say(text)
 
-    def _arrives(self, number: int) -> Callable[[Tensor], None]:
-        def arrives(gradient: Tensor) -> None:
-            self._is_exact = self._is_exact and number not in self._arrived
-            self._arrived[number] = _squared_norm(gradient)
+    def _arrives(self, number: int, gradient: Tensor) -> None:
+        self._is_exact = self._is_exact and number not in self._arrived
+        self._arrived[number] = _squared_norm(gradient)
 
-        return arrives
-
-    def _adds_up(self, number: int) -> Callable[[Tensor], None]:
-        def adds_up(param: Tensor) -> None:
-            if param.grad is not None:
-                self._sums[number] = _squared_norm(param.grad)
-
-        return adds_up
+    def _adds_up(self, number: int, param: Tensor) -> None:
+        if param.grad is not None:
+            self._sums[number] = _squared_norm(param.grad)
 
 
 def _pieces(passed: Sequence[_Passed]) -> list[_Piece]:

@@ -1,7 +1,6 @@
 """How far a recorded run is: steps, samples, scores, and what its summary says of them."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from largebatch.jobs.errors import InputError
@@ -27,12 +26,8 @@ class RecordedProgress:
     time_to_target_s: float | None = None
     steps_to_target: int | None = None
     has_diverged: bool = False
-    has_been_above: bool = False
-    """Whether it was said that a rate is above the run's own."""
-    has_been_larger: bool = False
-    """Whether it was said that a step is larger than the run's batch."""
-    has_differed: bool = False
-    """Whether it was said that ranks have other scores."""
+    was_told: set[str] = field(default_factory=set)
+    """What a person was told once."""
 
     @property
     def headline(self) -> Headline:
@@ -65,10 +60,11 @@ class RecordedProgress:
             problem = f"is {global_batch_size}, and the first step has {num_samples} samples, over all ranks and micro-batches."
             raise InputError("global_batch_size", problem, "Give what one optimizer step reads, and call recorder.step once for each.")
 
-    def is_larger(self, num_samples: int, global_batch_size: int) -> bool:
-        """Whether a step is larger than the run's batch, for the first time."""
-        is_first = not self.has_been_larger and num_samples > global_batch_size
-        self.has_been_larger = self.has_been_larger or is_first
+    def is_first(self, what: str, holds: bool) -> bool:
+        """Whether something holds for the first time. Args: what: told apart from what else a person is told once."""
+        is_first = holds and what not in self.was_told
+        if is_first:
+            self.was_told.add(what)
         return is_first
 
     def take_samples(self, num_samples: int) -> None:
@@ -83,18 +79,6 @@ class RecordedProgress:
             self.best_score = score
         if self.target is not None and self.time_to_target_s is None and self.metric.meets(score, self.target):
             self.time_to_target_s, self.steps_to_target = training_s, self.step
-
-    def is_above(self, rate: float, base: float) -> bool:
-        """Whether a rate is above the run's own, for the first time; schedules round."""
-        is_first = not self.has_been_above and rate > base and not math.isclose(rate, base, rel_tol=1e-6)
-        self.has_been_above = self.has_been_above or is_first
-        return is_first
-
-    def is_other(self, differs: bool) -> bool:
-        """Whether ranks have other scores, for the first time."""
-        is_first = differs and not self.has_differed
-        self.has_differed = self.has_differed or is_first
-        return is_first
 
     @property
     def outcome(self) -> Outcome:

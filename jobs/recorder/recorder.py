@@ -100,6 +100,10 @@ class Recorder:
         device: torch.device | str | None = None,
         trainer: str = "plain loop",
     ) -> None:
+        self.metric = metric
+        """What the run is judged by."""
+        self.run_dir: Path
+        """The run's folder, once it has begun; rank 0 has it."""
         self.device = torch.device(device) if device is not None else optimizer.param_groups[0]["params"][0].device
         self.ranks = Ranks(self.device)
         rate = peak_learning_rate(optimizer) if learning_rate is None else learning_rate
@@ -142,16 +146,6 @@ class Recorder:
         """Of the run, once it has ended."""
 
     @property
-    def metric(self) -> Metric:
-        """What the run is judged by."""
-        return self._progress.metric
-
-    @property
-    def run_dir(self) -> Path:
-        """The run's folder, once it has begun; rank 0 has it."""
-        return self._run_dir
-
-    @property
     def is_recording(self) -> bool:
         """Whether it has begun, and has not ended."""
         return self._journal is not None
@@ -174,12 +168,12 @@ class Recorder:
         self._rates.begin()
         self._standstill.begin()
         if not self.ranks.is_first:
-            self._journal, self._run_dir = NoJournal(), self._output_dir
+            self._journal, self.run_dir = NoJournal(), self._output_dir
             return
-        self._run_dir = run_folder.create(self._output_dir, run_folder.new_run_id(self.spec.name))
-        write_text(self._run_dir / run_folder.SPEC, self.spec.model_dump_json(indent=2) + "\n")
-        write_text(self._run_dir / run_folder.ENVIRONMENT, json.dumps(environment(self.device), indent=2) + "\n")
-        self._journal = Journal(self._run_dir)
+        self.run_dir = run_folder.create(self._output_dir, run_folder.new_run_id(self.spec.name))
+        write_text(self.run_dir / run_folder.SPEC, self.spec.model_dump_json(indent=2) + "\n")
+        write_text(self.run_dir / run_folder.ENVIRONMENT, json.dumps(environment(self.device), indent=2) + "\n")
+        self._journal = Journal(self.run_dir)
         progress = self._progress
         start = StartRecord(
             at_s=time.time(), step=0, training_seconds=0.0, world_size=self.ranks.world_size, device=device_name(self.device),
@@ -222,11 +216,9 @@ class Recorder:
         """Count what follows no longer. Args: to_mark: nor what was since the mark; nothing to do where the clock does not run."""
         self._clock.stop(to_mark)
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Stop the training clock for what is inside, such as saving a checkpoint."""
-        with self._clock.pausing():
-            yield
+        return self._clock.pausing()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -283,7 +275,7 @@ class Recorder:
         weighted, in_step, uncounted = self.ranks.sum_numbers(number_of(loss) * num_samples, num_samples, progress.uncounted_samples)
         progress.take_samples(round(uncounted))
         mean_loss = weighted / in_step
-        if progress.is_larger(round(in_step), batch := self.spec.batch.global_batch_size):
+        if progress.is_first("larger", round(in_step) > (batch := self.spec.batch.global_batch_size)):
             self.notice(f"Step {progress.step} has {in_step:.0f} samples, above the {batch} that the run is known by.")
         if not math.isfinite(mean_loss):
             self._diverge(f"the loss is {mean_loss} at step {progress.step}")
@@ -304,7 +296,7 @@ class Recorder:
         Args: seconds: that it took, where it was not inside of `evaluating()`.
         Raises: InputError where the headline is missing.
         """
-        journal, progress, metric = self._begun(), self._progress, self._progress.metric
+        journal, progress, metric = self._begun(), self._progress, self.metric
         if progress.has_diverged:
             return
         training_s = self._clock.leave_last_step()
@@ -322,7 +314,7 @@ class Recorder:
             if not math.isfinite(values.get(name, 0.0)):
                 self._diverge(f"the {self._evaluated_on} {name} is {values[name]} after step {progress.step}")
                 return
-        if progress.is_other(differ_in(self.ranks, own)):
+        if progress.is_first("other scores", differ_in(self.ranks, own)):
             self.notice(f"The processes' {metric.name} differ, such as after step {progress.step}: that of the first of them is recorded.")
         self._clock.evaluation_s += seconds
         progress.judge(values[metric.name], training_s)
@@ -352,13 +344,13 @@ class Recorder:
             self.notice(f"{FAILED}{' '.join(reason.split())}")
         world_size, training_s = self.ranks.world_size, self._clock.training_s
         summary = progress.summarise(
-            outcome or progress.outcome, run_id=self._run_dir.name, run_dir=str(self._run_dir), world_size=world_size, training_seconds=training_s,
+            outcome or progress.outcome, run_id=self.run_dir.name, run_dir=str(self.run_dir), world_size=world_size, training_seconds=training_s,
             global_batch_size=self.spec.batch.global_batch_size, micro_batch_size=self._micro_batch_size,
             gradient_accumulation_steps=self._num_micro_batches, evaluation_seconds=self._clock.evaluation_s, wall_seconds=self._clock.wall_s,
             evaluated_on=self._evaluated_on, gradient_noise_scale=self._noise.noise_scale, stopped_seconds=self._standstill.seconds,
         )  # fmt: skip
         if self.ranks.is_first:
-            write_text(self._run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
+            write_text(self.run_dir / run_folder.SUMMARY, summary.model_dump_json(indent=2) + "\n")
         journal.write(EndRecord(summary=summary))
         journal.sync()
         journal.__exit__()
@@ -387,7 +379,8 @@ class Recorder:
         """The rate of the step just done; says once where it is above what the run is known by."""
         rate = self._rates.take()
         base = self.spec.learning_rate.base
-        if self._progress.is_above(rate, base):
+        is_above = rate > base and not math.isclose(rate, base, rel_tol=1e-6)  # schedules round
+        if self._progress.is_first("above", is_above):
             self.notice(f"The learning rate is {rate:g}, above the {base:g} that the run is known by: say its peak when the recorder is made.")
         return rate
 
