@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.models.weights import place, read_weights
-from largebatch.jobs.optim.parameter_groups import groups_in_words
+from largebatch.jobs.optim.parameter_groups import groups_in_words, listed
 from largebatch.jobs.samples.trees import dtype_name
 from largebatch.jobs.spec.train_spec import TrainSpec
-
-MOST_NAMES = 20
-"""How many names a notice lists."""
 
 
 def begin_with(model: nn.Module, spec: TrainSpec, data_dir: Path) -> tuple[str, ...]:
@@ -53,9 +50,9 @@ def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
     left_over = [name for name in weights if name not in own]
     notice = f"Weights: {len(own) - len(missing)} of the model's {len(own)} tensors are those of {given}."
     if missing:
-        notice += f" Not in the file, so they start fresh: {_listed(missing)}."
+        notice += f" Not in the file, so they start fresh: {listed(missing)}."
     if left_over:
-        notice += f" Left over in the file: {_listed(left_over)}."
+        notice += f" Left over in the file: {listed(left_over)}."
     return notice
 
 
@@ -104,7 +101,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> str:
         matched = [param for name, param in params if fnmatchcase(name, pattern)]
         if not matched:
             names = [name for name, _ in params]
-            raise SpecError("model.freeze", f"{pattern!r} matches no parameter of this model.", nearest(pattern, names, listed=[_listed(names)]))
+            raise SpecError("model.freeze", f"{pattern!r} matches no parameter of this model.", nearest(pattern, names, listed=[listed(names)]))
         for param in matched:
             param.requires_grad_(False)
     frozen = [param for param in model.parameters() if not param.requires_grad]
@@ -112,8 +109,3 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> str:
     if len(frozen) == of:
         raise SpecError("model.freeze", f"freezes all {of} parameters of the model: nothing would train.", "Leave out a pattern.")
     return f"Frozen: {len(frozen)} of the model's {of} parameters, {sum(param.numel() for param in frozen):,} numbers."
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more

@@ -82,6 +82,12 @@ def _decay_in_words(config: OptimizerConfig, group: ParameterGroupConfig, kinds:
     return "no weight decay: biases and norms" if all(bare) else f"{told} but for biases and norms" if any(bare) else told
 
 
+def listed(names: Sequence[str]) -> str:
+    """The first of some names in a sentence, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
 def refuse_idle_patterns(model: nn.Module, field: str, patterns: Sequence[str]) -> None:
     """Raise SpecError for a pattern that decides about no parameter."""
     names = trained_names(model)

@@ -8,7 +8,7 @@ from torch import nn
 
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
-from largebatch.jobs.optim.parameter_groups import MOST_NAMES, first_matches, refuse_idle_patterns, trained_names
+from largebatch.jobs.optim.parameter_groups import first_matches, listed, refuse_idle_patterns, trained_names
 from largebatch.jobs.optim.split.kinds import kinds_of
 
 
@@ -46,6 +46,4 @@ def _listed(names: Iterable[str]) -> str:
     """Names that differ in a layer's number alone as one, with how many they are."""
     counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)
     firsts = {re.sub(r"(?<=\.)\d+(?=\.)", "*", name): name for name in names}
-    listed = [firsts[form] if count == 1 else f"{form} ({count})" for form, count in counts.items()]
-    more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
-    return ", ".join(listed[:MOST_NAMES]) + more
+    return listed([firsts[form] if count == 1 else f"{form} ({count})" for form, count in counts.items()])
