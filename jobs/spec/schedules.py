@@ -112,17 +112,13 @@ class BatchScheduleSpec(Spec):
     """Cut sequences of tokens shorter at the start; None: never."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _grows_in_order_and_in_one_way(self) -> Self:
         units = list(dict.fromkeys(unit for milestone in self.growth for unit in milestone.told))
         if len(units) > 1:
             raise ValueError(f"growth milestones must all be told in the same unit; give all in {units[0]}, or all in {units[1]}")
         places = [place for milestone in self.growth for place in milestone.told.values()]
         if places != sorted(set(places)):
             raise ValueError(f"growth milestones must come in rising order of {next(iter(self.growth[0].told))}")
-        return self
-
-    @model_validator(mode="after")
-    def _grows_in_one_way(self) -> Self:
         ways = {"growth": bool(self.growth), "doubling": self.doubling is not None, "follows_rate": self.follows_rate is not None}
         if len(named := [name for name, is_there in ways.items() if is_there]) > 1:
             raise ValueError(f"{' and '.join(named)} each say when the batch grows; give one of them")

@@ -334,10 +334,6 @@ class TrainSpec(Spec):
     def _averages_once(self) -> Self:
         if self.ema and self.optimizer.averages:
             raise ValueError(f"{self.optimizer.name} averages the weights that are evaluated itself; leave ema out")
-        return self
-
-    @model_validator(mode="after")
-    def _statistics_are_averaged_once(self) -> Self:
         if self.batch_norm.average_last_steps is None:
             return self
         if self.ema:

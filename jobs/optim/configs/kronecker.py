@@ -50,14 +50,8 @@ class SoapConfig(TwoRulesConfig):
         """See `TwoRulesConfig`."""
         from largebatch.jobs.optim.split.soap import soap
 
-        return soap(
-            groups,
-            betas=(self.beta1, self.beta2),
-            shampoo_beta=self.shampoo_beta,
-            precondition_frequency=self.precondition_frequency,
-            max_precondition_dim=self.max_precondition_dim,
-            eps=self.epsilon or 1e-8,
-        )
+        own = self.model_dump(include={"shampoo_beta", "precondition_frequency", "max_precondition_dim"})
+        return soap(groups, betas=(self.beta1, self.beta2), eps=self.epsilon or 1e-8, **own)
 
 
 class ShampooConfig(TwoRulesConfig):

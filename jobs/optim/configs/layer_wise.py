@@ -46,15 +46,8 @@ class LarsConfig(LayerwiseConfig, MomentumConfig):
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.lars import LARS
 
-        return LARS, {
-            "momentum": self.built_with("momentum"),
-            "nesterov": self.nesterov,
-            "trust_coefficient": self.trust_coefficient,
-            "epsilon": self.epsilon or 0.0,
-            "learning_rate_in_momentum": self.learning_rate_in_momentum,
-            "max_trust_ratio": self.max_trust_ratio,
-            "zero_norms": self.zero_norms,
-        }
+        own = self.model_dump(include={"nesterov", "trust_coefficient", "learning_rate_in_momentum", "max_trust_ratio", "zero_norms"})
+        return LARS, {**own, "momentum": self.built_with("momentum"), "epsilon": self.epsilon or 0.0}
 
 
 class LambConfig(LayerwiseConfig, AdamConfig):
@@ -83,12 +76,5 @@ class LambConfig(LayerwiseConfig, AdamConfig):
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.lamb import LAMB
 
-        return LAMB, {
-            "betas": self.betas,
-            "epsilon": 1e-6 if self.epsilon is None else self.epsilon,
-            "bias_correction": self.bias_correction,
-            "phi_min": self.phi_min,
-            "phi_max": self.phi_max,
-            "max_trust_ratio": self.max_trust_ratio,
-            "zero_norms": self.zero_norms,
-        }
+        own = self.model_dump(include={"bias_correction", "phi_min", "phi_max", "max_trust_ratio", "zero_norms"})
+        return LAMB, {**own, "betas": self.betas, "epsilon": 1e-6 if self.epsilon is None else self.epsilon}

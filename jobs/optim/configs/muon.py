@@ -46,10 +46,5 @@ class MuonConfig(TwoRulesConfig, OneDecayConfig):
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.split.muon import Muon
 
-        return Muon, {
-            "momentum": self.built_with("momentum"),
-            "nesterov": self.nesterov,
-            "ns_steps": self.ns_steps,
-            "eps": self.epsilon or 1e-7,
-            "adjust_lr_fn": self.adjust_lr_fn,
-        }
+        own = self.model_dump(include={"nesterov", "ns_steps", "adjust_lr_fn"})
+        return Muon, {**own, "momentum": self.built_with("momentum"), "eps": self.epsilon or 1e-7}

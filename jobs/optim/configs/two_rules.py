@@ -98,13 +98,9 @@ class TwoRulesConfig(DecoupledConfig):
         return {**options, LEARNING_RATE_FACTOR: options.get(LEARNING_RATE_FACTOR, 1.0) * self.other_learning_rate_factor, "is_main": False}
 
     @model_validator(mode="after")
-    def _groups_stand_once(self) -> Self:
+    def _both_rules_agree(self) -> Self:
         if self.other.groups:
             raise ValueError("other has groups; give them in optimizer.groups, whose patterns are of all parameters")
-        return self
-
-    @model_validator(mode="after")
-    def _assigns_to_a_rule(self) -> Self:
         for each in self.assign:
             if each.to not in (self.name, "other"):
                 raise ValueError(f"assign has the pattern {each.pattern!r} to {each.to!r}; it must be to {self.name} or to other")
