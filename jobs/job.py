@@ -7,6 +7,7 @@ run_job: plan -> journal, checkpoints, summary
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -126,7 +127,7 @@ def run_job(
             batches, score = training_batches(job, patience), _evaluation(job, tracker, patience)
             try:
                 with standstills.Standstill() as standstill:
-                    outcome = train(state, job.plan, batches, score, tracker, _saving(job, tracker, run_dir), listener.should_stop,
+                    outcome = train(state, job.plan, batches, score, tracker, partial(_save, job, tracker, run_dir), listener.should_stop,
                                     job.dataset.evaluated_on)  # fmt: skip
             except DivergedError as error:
                 outcome = Outcome.DIVERGED
@@ -158,14 +159,10 @@ def _evaluation(job: Prepared, tracker: Tracker, patience: Patience) -> Callable
     return score
 
 
-def _saving(job: Prepared, tracker: Tracker, run_dir: Path) -> Callable[[bool], None]:
-    """What the loop calls to save a checkpoint, told whether it is the best so far."""
+def _save(job: Prepared, tracker: Tracker, run_dir: Path, is_best: bool) -> None:
+    """Save a checkpoint. Args: is_best: whether it has the best score so far."""
     state = tracker.state
-
-    def save(is_best: bool) -> None:
-        # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
-        if job.ranks.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
-            tracker.journal.sync()
-            save_checkpoint(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)
-
-    return save
+    # An update that overflowed shows in the next step's loss; until then it must not push out a checkpoint that is sound.
+    if job.ranks.is_first and all(bool(parameter.isfinite().all()) for parameter in state.model.parameters()):
+        tracker.journal.sync()
+        save_checkpoint(run_dir / run_folder.CHECKPOINTS, saved_state(state), job.spec, is_best=is_best)

@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial as with_first
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -272,7 +271,7 @@ def _earlier(
 
     Where it had something else to do, or what it read is no longer there, nothing of it is left, and why is told.
     """
-    done, digest, reason = _Progress(task=task), new_digest(), ""
+    reason = ""
     try:
         saved = _Progress.model_validate_json((partial / PROGRESS).read_bytes())
     except FileNotFoundError:
@@ -289,24 +288,24 @@ def _earlier(
         on_notice(f"What {partial} holds {reason}: all is turned into tokens anew.")
     for name in (PROGRESS, TOKENS, DOCUMENTS, TEXT_BYTES):
         (partial / name).unlink(missing_ok=True)
-    return done, digest
+    return _Progress(task=task), new_digest()
 
 
 def _same_digest(saved: _Progress, files: Sequence[Path], on_progress: Callable[[int], None]) -> hashlib.blake2b | str:
     """The digest of what was read of the file that is next; or, in words, which file is no longer what was read of it."""
     before = 0
+
+    def tell(size: int) -> None:
+        on_progress(before + size)
+
     for path, digest in zip(files, saved.digests, strict=False):
-        if digest_of(path, None, with_first(_add, on_progress, before)).hexdigest() != digest:
+        if digest_of(path, None, tell).hexdigest() != digest:
             return f"is of {path} as it was before"
         before += path.stat().st_size
     if not saved.place.block:
         return new_digest()
-    found = digest_of(files[saved.num_files], saved.place.block, with_first(_add, on_progress, before))
+    found = digest_of(files[saved.num_files], saved.place.block, tell)
     return found if found.hexdigest() == saved.digest else f"is of {files[saved.num_files]} as it was before"
-
-
-def _add(on_progress: Callable[[int], None], before: int, number: int) -> None:
-    on_progress(before + number)
 
 
 def _append(

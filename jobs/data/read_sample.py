@@ -1,6 +1,7 @@
 """Reads one sample of a data set by its number: a tree of tensors like all others; for classification an input and the number of a class."""
 
 import operator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ class SampleForm(NamedTuple):
         """The form of the samples of both parts."""
         if dataset.num_classes is None:
             return cls(dataset.sample_leaves, None, dataset.number_ranges)
-        return cls((("0", dataset.input_shape, dataset.sample_dtype),), dataset.num_classes)
+        dtype = torch.uint8 if dataset.normalises else dataset.input_dtype  # before samples are made ready for the model
+        return cls((("0", dataset.input_shape, dtype),), dataset.num_classes)
 
 
 def read_sample(part: Any, index: int, field: str, kind: str, has_label: bool) -> Tree:
@@ -109,10 +111,8 @@ def class_number(label: Any, field: str, name: str) -> int:
     size = label.numel() if isinstance(label, Tensor) else label.size if isinstance(label, (np.ndarray, np.generic)) else None
     if size == 1:
         label = label.item()
-    try:
+    with suppress(TypeError, ValueError):
         return operator.index(label)
-    except (TypeError, ValueError):
-        pass
     if isinstance(label, float):
         hint = "Labels are the numbers of classes, 0, 1, ...; whole ones that came as float need int(label), and scores are not classes."
         raise DataError(field, f"the label of {name} is {label:g}, a floating-point number.", hint)

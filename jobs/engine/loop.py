@@ -22,11 +22,9 @@ class Tracker(Protocol):
 
     def write(self, record: StepRecord | EvalRecord) -> None:
         """Take one record down."""
-        ...
 
     def notice(self, text: str) -> None:
         """Say what a person should know."""
-        ...
 
 
 def train(

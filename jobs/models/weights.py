@@ -6,6 +6,7 @@ A `.pt` is what `torch.save(model.state_dict(), path)` writes, a `.safetensors` 
 import os
 import pickle
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def read_weights(given: str, data_dir: Path) -> dict[str, Any]:
     path = next((path for path in (data_dir / given, Path(given)) if os.path.isfile(path)), None)  # False for names that no file can have
     if path is None:
         raise SpecError("model.weights", f"there is no file {given}, neither in the data folder {data_dir} nor as it is given.")
-    load = _safetensors("model.weights").load_file if path.suffix == ".safetensors" else _load_pt
+    load = _safetensors("model.weights").load_file if path.suffix == ".safetensors" else partial(torch.load, map_location="cpu", weights_only=True)
     try:
         weights = load(path)
     except pickle.UnpicklingError as error:
@@ -89,10 +90,6 @@ def _how_it_becomes_one(loaded: Any, path: Path) -> str:
 def place(value: Any) -> Any:
     """Where a tensor lies in memory, and how; what is no tensor is only itself."""
     return (value.data_ptr(), value.shape, value.stride()) if isinstance(value, Tensor) and value.numel() else id(value)
-
-
-def _load_pt(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _safetensors(field: str) -> Any:

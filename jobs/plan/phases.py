@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.samples.slice import Slice
 
 
 class Phase(NamedTuple):
@@ -43,7 +42,8 @@ def phases_of(plan: TrainPlan) -> Phases:
     warmup = plan.spec.batch.schedule.warmup
     for batch in plan.batches():
         epoch = batch.epoch + batch.start / plan.num_train_samples
-        in_force, rate = plan.batch_size_at_epoch(epoch), _rate(plan, batch, samples_seen)
+        in_force = plan.batch_size_at_epoch(epoch)
+        rate = plan.learning_rate(samples_seen + batch.size / 2) * plan.rate_factor(batch)
         before, is_warm_up = is_warm_up, warmup is not None and epoch < warmup.epochs
         samples_seen += batch.size
         if made and (before == is_warm_up and (is_warm_up or made[-1].global_batch_size == in_force)):
@@ -54,10 +54,6 @@ def phases_of(plan: TrainPlan) -> Phases:
             made.append(Phase(epoch, in_force, in_force, 1, batch.size, rate, rate, batch.size, 0))
     phases = [phase._replace(num_micro_batches=plan.num_micro_batches(plan.micro_batch_size, phase.global_batch_size)) for phase in made]
     return Phases(phases, sum(phase.num_steps for phase in phases), _constant_steps(plan, samples_seen))
-
-
-def _rate(plan: TrainPlan, batch: Slice, samples_seen: int) -> float:
-    return plan.learning_rate(samples_seen + batch.size / 2) * plan.rate_factor(batch)
 
 
 def _constant_steps(plan: TrainPlan, num_samples: int) -> int:

@@ -204,11 +204,6 @@ class Dataset:
         channels = self.input_shape[0]
         return self.mean or (0.5,) * channels, self.std or (0.25,) * channels
 
-    @property
-    def sample_dtype(self) -> torch.dtype:
-        """Type of the samples before they are made ready for the model."""
-        return torch.uint8 if self.normalises else self.input_dtype
-
     def kind_of(self, part: Any) -> str:
         """The name of a part of this data set in a sentence."""
         return next((kind for kind, own in self.parts.items() if own is part), "test")

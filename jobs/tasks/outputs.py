@@ -12,16 +12,11 @@ from largebatch.jobs.samples.trees import dtype_name
 
 def logits_of(output: Any) -> Tensor:
     """The logits, or predictions: the output itself, or its `logits`, as the models of transformers give them. Raises: PlanError for others."""
-    if isinstance(output, Tensor):
-        return output
+    value = output
     if isinstance(output, dict) and "logits" in output:
-        return _tensor(output["logits"])
-    if hasattr(output, "logits"):
-        return _tensor(output.logits)
-    return _tensor(output)
-
-
-def _tensor(value: Any) -> Tensor:
+        value = output["logits"]
+    elif not isinstance(output, Tensor):
+        value = getattr(output, "logits", output)
     if isinstance(value, Tensor):
         return value
     given = f"a {type(value).__name__} of {len(value)}" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"

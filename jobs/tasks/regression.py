@@ -56,8 +56,10 @@ class Regression(Task):
             raise PlanError("model", problem, "Give one number for each of a target's, in its shape: as many in another order would be mixed up.")
 
     def loss_sum(self, model: Forward, batch: Batch) -> Tensor:
-        """See `Task`."""
-        return self._losses(*self._predictions_and_targets(model, batch))
+        """See `Task`; in float32 at the least."""
+        outputs, targets = self._outputs_and_targets(model, batch)
+        targets_ND = targets.to(outputs.dtype).reshape(len(targets), -1)
+        return self._losses(outputs.reshape(targets_ND.shape), targets_ND)
 
     def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
         """See `Task`; in float64, for the squares' sums are subtracted from each other."""
@@ -88,12 +90,6 @@ class Regression(Task):
             "r2": 1.0 - sums["squared_errors"] / variation if variation > 0 else 0.0,
             "loss": sums["loss"] / weight,
         }
-
-    def _predictions_and_targets(self, model: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Both (N, D), in float32 at the least. Raises: ValueError, see `_outputs_and_targets`."""
-        outputs, targets = self._outputs_and_targets(model, batch)
-        targets_ND = targets.to(outputs.dtype).reshape(len(targets), -1)
-        return outputs.reshape(targets_ND.shape), targets_ND
 
     @staticmethod
     def _outputs_and_targets(model: Forward, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -93,24 +93,20 @@ def _one_at_a_time(folder: Path) -> FileLock:
 
 
 def _make_database(mlflow: Any, uri: str, folder: Path) -> None:
-    """An empty store for a SQLite address that has none."""
+    """An empty store for a SQLite address that has none; whole or not at all: one whose first migrations a kill cut short never opens again."""
     database = sqlite_database(uri)
-    if database is not None and not database.exists():
-        with _one_at_a_time(folder):
-            _make_whole(mlflow, database)
-
-
-def _make_whole(mlflow: Any, database: Path) -> None:
-    """Whole or not at all: one whose first migrations were cut short by a kill never opens again."""
-    if database.exists():
+    if database is None or database.exists():
         return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    for left in database.parent.glob(f".{database.name}.*.part"):
-        left.unlink()
-    # A name of its own for each try: MLflow remembers stores by their address.
-    partial = database.with_name(f".{database.name}.{time.time_ns()}.part")
-    mlflow.MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
-    partial.replace(database)
+    with _one_at_a_time(folder):
+        if database.exists():  # another process has made it meanwhile
+            return
+        database.parent.mkdir(parents=True, exist_ok=True)
+        for left in database.parent.glob(f".{database.name}.*.part"):
+            left.unlink()
+        # A name of its own for each try: MLflow remembers stores by their address.
+        partial = database.with_name(f".{database.name}.{time.time_ns()}.part")
+        mlflow.MlflowClient(tracking_uri=sqlite_uri(partial)).search_experiments(max_results=1)
+        partial.replace(database)
 
 
 # ---- experiments and runs ---------------------------------------------------------------------------------------------

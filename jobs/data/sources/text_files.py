@@ -94,20 +94,15 @@ def read_blocks(path: Path, separator: str | None, size: int, begin: Place, dige
             else:
                 *whole, document = (document + text).split(separator)
                 whole += [document] if is_last else []
-                texts = [(one, True) for one in (_texts_of(whole, path, line) if is_json else whole)]
+                numbered = enumerate(whole, line + 1)
+                texts = [(_text_of(one, path, number) if is_json else one, True) for number, one in numbered if one.strip() or not is_json]
                 line += len(whole)
             piece_at = file.tell() - len(decoder.getstate()[0]) - len(piece.encode())
             yield Block(texts, Place(file.tell(), piece_at, piece_at - len(document.encode()), line))
 
 
-def _texts_of(lines: list[str], path: Path, num_before: int) -> Iterator[str]:
-    """The texts of lines of JSON, but for empty ones. Raises: DataError."""
-    for number, line in enumerate(lines, num_before + 1):
-        if line.strip():
-            yield _text_of(line, path, number)
-
-
 def _text_of(line: str, path: Path, number: int) -> str:
+    """The text of a line of JSON. Raises: DataError."""
     try:
         text = json.loads(line)["text"]
     except (ValueError, KeyError, TypeError) as error:

@@ -129,7 +129,7 @@ def _backward(share: Share, objective: Objective, noise: _Noise, micro_batch: Sl
     measuring = noise.measuring(share, batch, micro_batch)
     with share.passing(micro_batch), measuring:
         beginning = objective.of(batch, micro_batch)
-        share.state.buffers.end_forward()
+        share.state.buffers.forward_pass.end()
         beginning.backward()  # type: ignore[no-untyped-call]
 
 

@@ -38,7 +38,7 @@ def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., 
             batch = share.read(micro_batch) if keeps else share.read_for_two_passes(micro_batch)
             with share.passing(micro_batch):
                 own.append(task.embed(forward, batch))
-                share.state.buffers.end_forward()
+                share.state.buffers.forward_pass.end()
     if not (keeps and share.is_sound):
         share.state.buffers.put_back()  # statistics move by the second pass
         share.state.buffers.begin_step()

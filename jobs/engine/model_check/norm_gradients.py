@@ -64,7 +64,7 @@ def _refuse_mixed_rows(passes: Passes, batch: Tree) -> None:
         alone = _gradients(passes, rows(batch, index, index + 1))
         for norm in layer_norms(passes.model):
             for param in trained(norm).values():
-                if param in together and bool(_distance(together[param][index], alone.get(param)) > passes.rounding * together[param].norm()):
+                if param in together and bool((together[param][index] - alone.get(param, 0)).norm() > passes.rounding * together[param].norm()):
                     problem = f"a {type(norm).__name__} takes rows that are not the samples' in their order, or mix samples."
                     raise PlanError(FIELD, problem, HINT)
 
@@ -76,8 +76,3 @@ def _gradients(passes: Passes, batch: Tree) -> Gradients:
         forward = in_precision(model, passes.spec.precision, next(model.parameters()).device)
         passes.task.probe(forward, map_leaves(Tensor.clone, batch)).backward()  # type: ignore[no-untyped-call]
     return gradients
-
-
-def _distance(one: Tensor, other: Tensor | None) -> Tensor:
-    distance: Tensor = (one if other is None else one - other).norm()
-    return distance

@@ -56,10 +56,6 @@ class Buffers:
                 buffers[index].copy_(self._held[index])
         self.forward_pass.begin(num_samples)
 
-    def end_forward(self) -> None:
-        """Note that the forward pass is over: activation checkpointing runs parts of it again."""
-        self.forward_pass.end()
-
     def refuse_changed_settings(self) -> None:
         """Raise PlanError if a pass since the step began has changed the settings of a norm."""
         for norm, settings in self._settings.items():
