@@ -10,6 +10,7 @@ A folder made by `largebatch tokens` (`make_tokens.py`) holds
 
 import sys
 import time
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -64,6 +65,7 @@ class TokenFacts(BaseModel):
         return self.has_text_bytes or bool(self.bytes_per_token)
 
 
+@dataclass(frozen=True, eq=False)
 class TokenSequences(Held):
     """Sequences of one length from a stretch of tokens; sample i is (tokens, targets), both (T,) int64, maybe with the targets' bytes.
 
@@ -77,23 +79,17 @@ class TokenSequences(Held):
             last (T,) int32.
     """
 
-    def __init__(
-        self,
-        tokens: Array,
-        starts: Array,
-        stops: Array,
-        length: int,
-        shift: int,
-        padding: int,
-        vocabulary_size: int,
-        text_bytes: Array | None = None,
-    ) -> None:
-        self._text_bytes = text_bytes
-        self._tokens, self._starts, self._stops = tokens, starts, stops
-        self._length, self._shift, self._padding, self._vocabulary_size = length, shift, padding, vocabulary_size
+    tokens: Array
+    starts: Array
+    stops: Array
+    length: int
+    shift: int
+    padding: int
+    vocabulary_size: int
+    text_bytes: Array | None = None
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.starts)
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         return tuple(leaf[0] for leaf in self.gather(torch.tensor([index])))
@@ -101,37 +97,35 @@ class TokenSequences(Held):
     @property
     def num_bytes(self) -> int:
         """Memory: what is mapped counts nothing, for the system takes it back."""
-        return int(self._starts.nbytes + self._stops.nbytes)
+        return int(self.starts.nbytes + self.stops.nbytes)
 
     def select(self, indices: Tensor) -> Held:
         """See `Held`."""
         chosen = indices.numpy()
-        return TokenSequences(
-            self._tokens, self._starts[chosen], self._stops[chosen], self._length, self._shift, self._padding, self._vocabulary_size, self._text_bytes
-        )
+        return replace(self, starts=self.starts[chosen], stops=self.stops[chosen])
 
     def gather(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Samples by their numbers, each tensor (n, T). Raises: DataError for a token beyond the vocabulary."""
         chosen = indices.numpy()
-        positions = self._starts[chosen][:, None] + np.arange(self._length + self._shift)
-        is_there = positions < self._stops[chosen][:, None]
-        positions = np.minimum(positions, len(self._tokens) - 1)
-        rows = np.where(is_there, self._tokens[positions].astype(np.int64), self._padding)
-        if rows.size and rows.max() >= self._vocabulary_size:
-            place = int(np.argmax((rows >= self._vocabulary_size).any(axis=1)))
+        positions = self.starts[chosen][:, None] + np.arange(self.length + self.shift)
+        is_there = positions < self.stops[chosen][:, None]
+        positions = np.minimum(positions, len(self.tokens) - 1)
+        rows = np.where(is_there, self.tokens[positions].astype(np.int64), self.padding)
+        if rows.size and rows.max() >= self.vocabulary_size:
+            place = int(np.argmax((rows >= self.vocabulary_size).any(axis=1)))
             raise DataError(
-                "dataset", f"sample {int(chosen[place])} has token {rows[place].max()}, beyond the vocabulary of {self._vocabulary_size}.", MAKE
+                "dataset", f"sample {int(chosen[place])} has token {rows[place].max()}, beyond the vocabulary of {self.vocabulary_size}.", MAKE
             )
-        targets = np.where(is_there, rows, IGNORED)[:, self._shift :]
-        read = [rows[:, : self._length], targets]
-        if self._text_bytes is not None:
-            read.append(np.where(is_there, self._text_bytes[positions].astype(np.int32), 0)[:, self._shift :])
+        targets = np.where(is_there, rows, IGNORED)[:, self.shift :]
+        read = [rows[:, : self.length], targets]
+        if self.text_bytes is not None:
+            read.append(np.where(is_there, self.text_bytes[positions].astype(np.int32), 0)[:, self.shift :])
         return tuple(torch.from_numpy(np.ascontiguousarray(array)) for array in read)
 
     def sample_at(self, position: int) -> int | None:
         """The number of the sample that a token of the file begins or lies in, of a part whose samples are in the file's order; None: of none."""
-        index = int(np.searchsorted(self._starts, position, side="right")) - 1
-        return index if index >= 0 and position < self._stops[index] else None
+        index = int(np.searchsorted(self.starts, position, side="right")) - 1
+        return index if index >= 0 and position < self.stops[index] else None
 
 
 def open_tokens(folder: Path) -> tuple[TokenFacts, Array, Array]:
@@ -211,8 +205,7 @@ def _refuse_beyond_vocabulary(folder: Path, facts: TokenFacts, parts: dict[str, 
     """
     path, number = folder / TOKENS, facts.vocabulary_size
     changed_ns = path.stat().st_mtime_ns
-    is_as_made = facts.largest_token is not None and changed_ns < (folder / FACTS).stat().st_mtime_ns
-    if is_as_made and facts.largest_token is not None and facts.largest_token < number:
+    if facts.largest_token is not None and facts.largest_token < number and changed_ns < (folder / FACTS).stat().st_mtime_ns:
         return
     place = first_beyond(path, facts.dtype, facts.num_tokens, number, changed_ns)
     if place is None:
