@@ -2,7 +2,6 @@
 
 import threading
 import time
-from types import TracebackType
 
 import torch
 
@@ -42,12 +41,10 @@ class Standstill:
         self._thread.join()
 
     def __enter__(self) -> "Standstill":
-        """See `begin`."""
         self.begin()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """See `end`."""
+    def __exit__(self, *_: object) -> None:
         self.end()
 
     def longest(self, ranks: Ranks) -> float:
