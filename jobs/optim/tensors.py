@@ -46,7 +46,9 @@ def _norm_on_cpu(tensor: Tensor) -> float:
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
     """All numbers of a tensor, 1-D: a view, or a copy if it has gaps."""
-    return tensor.as_strided((tensor.numel(),), (1,)) if not tensor.is_contiguous() and _is_dense(tensor) else tensor.flatten()
+    if tensor.is_contiguous() or tensor.stride() != dense_like(tensor).stride():
+        return tensor.flatten()
+    return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def add_scaled(targets: list[Tensor], sources: list[Tensor], factors: list[Any]) -> None:
@@ -108,10 +110,6 @@ def count_one(steps: list[Tensor]) -> None:
 def dense_like(tensor: Tensor, layout: torch.memory_format = torch.preserve_format) -> Tensor:
     """A tensor without numbers (on "meta") of the same shape and order in memory, and without the gaps that a slice has."""
     return torch.empty_like(tensor, device="meta", memory_format=layout)
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.stride() == dense_like(tensor).stride()
 
 
 def laid_like(tensor: Tensor, example: Tensor) -> Tensor:

@@ -77,11 +77,8 @@ class StoredRun:
                 if self._sent.get(name) != (stat.st_size, stat.st_mtime_ns):
                     self._storage.upload(path, f"{self._run_dir.name}/{name}")
                     self._sent[name] = (stat.st_size, stat.st_mtime_ns)
-        if checkpoints:  # without one, nothing here says yet what may go there
-            self._remove_pruned({path.name for path in checkpoints})
-
-    def _remove_pruned(self, kept: set[str]) -> None:
-        for name in self._storage.sizes(self._run_dir.name):
+        kept = {path.name for path in checkpoints}
+        for name in self._storage.sizes(self._run_dir.name) if kept else ():  # without one, nothing here says yet what may go there
             folder, _, file_name = name.rpartition("/")
             if folder == run_folder.CHECKPOINTS and file_name not in kept:
                 self._storage.remove(f"{self._run_dir.name}/{name}")

@@ -42,9 +42,7 @@ class MirrorState:
     def read(cls, run_dir: Path) -> Self:
         """The state on disk, or a fresh one."""
         path = run_dir / MLFLOW
-        if not path.is_file():
-            return cls()
-        return cls(**json.loads(path.read_text()))
+        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
 
     def write(self, run_dir: Path) -> None:
         """Replace the state on disk."""
