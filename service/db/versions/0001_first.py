@@ -5,8 +5,6 @@ from alembic import op
 
 revision = "0001"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -75,9 +73,3 @@ def upgrade() -> None:
         sa.Column("holder", sa.String(64), nullable=False),
         sa.Column("expires_at_s", sa.Float, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Remove every table."""
-    for table in ("leases", "sessions", "tokens", "submissions", "jobs"):
-        op.drop_table(table)

@@ -8,8 +8,6 @@ from alembic import op
 
 revision = "0003"
 down_revision = "0002"
-branch_labels = None
-depends_on = None
 AT_ONCE = 500
 SETTINGS = ("optimizer", "learning_rate", "momentum", "seed")
 

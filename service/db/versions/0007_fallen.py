@@ -7,8 +7,6 @@ from alembic import op
 
 revision = "0007"
 down_revision = "0006"
-branch_labels = None
-depends_on = None
 AT_ONCE = 500
 NOTICEABLE = 0.02
 """By what part of the larger one the last score must be off the best."""
