@@ -57,34 +57,27 @@ class Backend(Protocol):
 
     def capacity(self) -> Capacity:
         """What there is in all."""
-        ...
 
     def machines(self) -> list[Machine]:
         """The same, machine by machine."""
-        ...
 
     def start(self, job: Job) -> None:
         """Begin the job's attempt, or do nothing if that attempt was begun before; an older attempt never runs after.
 
         Raises: CannotStart.
         """
-        ...
 
     def fence(self, job: Job) -> bool:
         """Make sure that an attempt that is absent never begins; False if it has begun."""
-        ...
 
     def look(self, jobs: Sequence[Job]) -> dict[str, Seen]:
         """How the newest attempts stand, by job id."""
-        ...
 
     def stop(self, job: Job, is_urgent: bool) -> bool:
         """Ask the attempt to finish its step, save and end; urgent: end it at once. Returns whether it was asked."""
-        ...
 
     def logs(self, job: Job, attempt: int, offset: int, limit: int) -> bytes:
         """What an attempt has printed, from a byte on; empty if there is no more."""
-        ...
 
 
 def no_code(sha256: str) -> bytes:
