@@ -16,10 +16,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
 from largebatch.jobs.errors import InputError, SpecError
 from largebatch.jobs.import_paths import hides_ours
+from largebatch.service.job import Described
 
 FIELD = "code"
 LARGEST_BYTES = 20 << 20
@@ -43,10 +42,8 @@ HINT = "Pack the folder of your code: largebatch remote submit RECIPE --code FOL
 CODE_ALONE = "Send code alone; data sets belong into the operator's --data-dir."
 
 
-class BundleFile(BaseModel):
+class BundleFile(Described):
     """One file of a bundle."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     path: str
     bytes: int

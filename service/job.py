@@ -80,10 +80,16 @@ class Machine(NamedTuple):
     there: Capacity
 
 
-class JobFacts(BaseModel):
+class Described(BaseModel):
+    """A model whose fields' docstrings describe them in the OpenAPI document, too."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class JobFacts(Described):
     """What the service and the network know of a job alike. Its id is also the name of its folder below the runs' folder."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     id: str
     kind: Kind

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import IntegrityError
 
@@ -13,7 +13,7 @@ from largebatch.service.bundle import FIELD, BundleFile, digest_of_bundle, files
 from largebatch.service.db.engine import DatabaseError, reading, writing
 from largebatch.service.db.store import ConflictError
 from largebatch.service.db.tables import bundle_owners, bundles, jobs
-from largebatch.service.job import Kind
+from largebatch.service.job import Described, Kind
 
 FILES_LISTED = 20
 """Names of files that a list shows of each bundle."""
@@ -30,10 +30,8 @@ class UsedBy(BaseModel):
     owner: str
 
 
-class CodeBundle(BaseModel):
+class CodeBundle(Described):
     """A person's own code, as it was sent."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     sha256: str
     """What it is called: the SHA-256 of its zip."""

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine
 
 from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.service.db.engine import reading, writing
 from largebatch.service.db.tables import sessions, tokens
+from largebatch.service.job import Described
 
 PREFIX = "lb_"
 SCOPES = ("read", "submit", "admin")
@@ -71,10 +71,8 @@ ANYONE_HERE = Principal(LOCAL_OWNER, "admin", MAIN)
 _BY_DIGEST = sa.select(tokens).where(tokens.c.digest == sa.bindparam("digest"))
 
 
-class Token(BaseModel):
+class Token(Described):
     """What is known of a token; never the token itself."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
     owner: str

@@ -4,15 +4,11 @@ import math
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from largebatch.service.job import Job, Kind, Machine
+from largebatch.service.job import Described, Job, Kind, Machine
 
 
-class MachineView(BaseModel):
+class MachineView(Described):
     """One machine."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
     cpus: float
@@ -21,10 +17,8 @@ class MachineView(BaseModel):
     """What jobs may hold of it; null: it is not counted."""
 
 
-class Share(BaseModel):
+class Share(Described):
     """What one job holds, or waits for. Of a job that the asker may not see, it says nothing else."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str | None
     """null, like kind, name and owner: a job of others."""
@@ -45,10 +39,8 @@ class Waiting(Share):
     """Such as: waits for 2 GPUs."""
 
 
-class Cluster(BaseModel):
+class Cluster(Described):
     """What there is, and who waits for it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     backend: str
     machines: list[MachineView]

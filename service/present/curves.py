@@ -8,12 +8,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from largebatch.jobs.run.journal import parse_line
 from largebatch.jobs.run.json_lines import read_all_lines
 from largebatch.jobs.run.records import EndRecord, EvalRecord, Headline, NoticeRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import JOURNAL
+from largebatch.service.job import Described
 
 T = TypeVar("T")
 PLACES = ("step", "epoch", "samples_seen", "tokens_seen", "training_seconds", "device_seconds")
@@ -89,10 +90,8 @@ class Happening(BaseModel):
     text: str
 
 
-class Series(BaseModel):
+class Series(Described):
     """A run's curves, without what a later start superseded."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     steps: list[dict[str, Any]]
     """Evenly spread, the first and the last among them; each with its `device_seconds`."""

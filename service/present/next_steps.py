@@ -3,12 +3,12 @@
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.recorded import is_recorded
 from largebatch.jobs.spec.train_spec import TrainSpec
-from largebatch.service.job import FINAL, Job, Kind, State
+from largebatch.service.job import FINAL, Described, Job, Kind, State
 from largebatch.service.present.commands import file_command, spec_command
 
 LOWER = 3.0
@@ -19,22 +19,18 @@ OUT_OF_MEMORY = ("out of memory", "signal 9")
 """How a reason says so; a machine that runs out of it kills."""
 
 
-class Remedy(BaseModel):
+class Remedy(Described):
     """One change that may help."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     text: str
-    set: dict[str, Any] = {}
+    set: dict[str, Any] = Field(default={})
     """The change by dotted names, as a new run takes it."""
     resumes: bool = False
     """Whether the run itself can go on with it."""
 
 
-class NextSteps(BaseModel):
+class NextSteps(Described):
     """What a person may do about a job: commands that do the same again, and remedies."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     train_command: str
     """Does the same on a machine with this program; empty where nobody can but another program's loop, which has trained the run."""

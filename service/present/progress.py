@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.run.checkpoints import list_checkpoints
@@ -14,7 +14,7 @@ from largebatch.jobs.run.json_lines import parse_object, read_all_lines, read_la
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.jobs.tasks.metric import ACCURACY
-from largebatch.service.job import Job, Kind
+from largebatch.service.job import Described, Job, Kind
 from largebatch.tuning.files import PROFILE, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import SHARPNESS, SIZED, SOLUTION, STAGES
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
@@ -172,10 +172,8 @@ def _of_trial(folder: Path) -> dict[str, Any]:
     return {name: progress[name] for name in ("step", "total_steps", "epoch", "score", "training_seconds") if name in progress}
 
 
-class TrialView(BaseModel):
+class TrialView(Described):
     """One run of a sweep."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     number: int
     """In the order in which they were decided on, from 0."""

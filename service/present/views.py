@@ -8,13 +8,13 @@ from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.tracking.mirror_state import MirrorState
 from largebatch.service.db.listing import BriefRow, columns_of
 from largebatch.service.db.store import Page
-from largebatch.service.job import Job, JobFacts
+from largebatch.service.job import Described, Job, JobFacts
 from largebatch.service.settings import Settings
 
 REMEMBERED = 10_000
@@ -53,10 +53,8 @@ class JobDetails(JobView):
         return None if summary is None else {name: value for name, value in summary.items() if name != "run_dir"}
 
 
-class JobPage(BaseModel):
+class JobPage(Described):
     """A page of a list."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     items: list[JobView]
     next_cursor: str | None

@@ -10,6 +10,7 @@ from largebatch.service.api.auth import Who
 from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import ERRORS, NotFoundError
 from largebatch.service.db.tokens import MAIN, ForbiddenError, Principal, Token
+from largebatch.service.job import Described
 
 router = APIRouter(prefix="/v1/tokens", tags=["tokens"], responses=ERRORS)
 me = APIRouter(prefix="/v1/me", tags=["tokens"], responses=ERRORS)
@@ -38,10 +39,8 @@ class CreatedToken(BaseModel):
     token: Token
 
 
-class Me(BaseModel):
+class Me(Described):
     """The person whom a token stands for, and what that person may."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     owner: str
     scope: str
