@@ -52,7 +52,7 @@ def told_while_working() -> Iterator[Callable[[str], None]]:
 
 
 class TrainingView:
-    """Follows one run's records; a context manager. Args: clock: seconds, by which what is shown is held back."""
+    """Follows one run's records. Args: clock: seconds, by which what is shown is held back."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
@@ -72,15 +72,8 @@ class TrainingView:
             transient=True,
             disable=not self._live,
         )
-        """The line that moves, on a terminal."""
+        """The line that moves, on a terminal; a context manager."""
         self._task: Any = self.progress.add_task("preparing", total=None, left=time_left(None))
-
-    def __enter__(self) -> "TrainingView":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
 
     def expect(self, total_steps: int, total_progress: float) -> None:
         """Know how many steps and samples the plan has."""
@@ -101,13 +94,13 @@ class TrainingView:
             classes = "" if record.num_classes is None else f", {record.num_classes:,} classes"
             held_out = "" if record.num_validation_samples is None else f"{record.num_validation_samples:,} validation samples, "
             self.notice(f"{record.num_train_samples:,} training samples, {held_out}{record.num_test_samples:,} test samples{classes}")
-            self._say("before the first step")
+            self.progress.update(self._task, description="before the first step")
         elif isinstance(record, EvalRecord):
             self._score = f"  {self._metric.in_words(record.score)}"
             if not self._live:
                 self.notice(f"step {record.step}  epoch {record.epoch:.2f}{self._score}  training {record.training_seconds:.1f} s")
             if self._last is not None:
-                self._say(self._line(self._last))
+                self.progress.update(self._task, description=self._line(self._last))
         elif isinstance(record, StepRecord):
             self._first, self._last = self._first or record, record
             now = self._clock()
@@ -118,10 +111,6 @@ class TrainingView:
                 elif self._shown_at_s:
                     self.notice(self._line(record))
                 self._shown_at_s = now
-
-    def _say(self, phase: str) -> None:
-        """Let the moving line say this until the next step."""
-        self.progress.update(self._task, description=phase)
 
     def _rate(self, record: StepRecord) -> float:
         first = self._first or record

@@ -4,6 +4,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class _Standing:
 
 
 class SweepView:
-    """Follows a sweep; a context manager.
+    """Follows a sweep.
 
     Args: total: its runs, at most; rounds_s: seconds within which it begins rounds that it can do without (`budget.rounds_seconds`); after_s: of
         what a study does afterwards, which is told as left, too; clock: seconds.
@@ -78,16 +79,9 @@ class SweepView:
             if ledger.is_over(trial):
                 self._take(trial)
                 self._num_over_before += 1
-        self._live = Live(console=console, refresh_per_second=REFRESH_PER_S, get_renderable=self._draw) if console.is_terminal else None
-
-    def __enter__(self) -> "SweepView":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
+        is_live = console.is_terminal
+        self.live = Live(console=console, refresh_per_second=REFRESH_PER_S, get_renderable=self._draw) if is_live else nullcontext()
+        """The context in which a terminal shows it."""
 
     def listener(self) -> SweepListener:
         """What to hand to the sweep."""
@@ -114,7 +108,7 @@ class SweepView:
         if how == "stopped":
             return
         summary = self._take(trial)
-        if not self._live:
+        if not self._console.is_terminal:
             self.notice(f"{self._num_over}/{self._total}  {trial.run_id}  {how}{_result(summary)}  {self._remaining()}")
 
     def _take(self, trial: Trial) -> RunSummary | None:
@@ -174,7 +168,8 @@ def run_with_view(
     """
     most = "up to " if spec.budget.rounds_seconds is not None else ""
     print(f"Sweep: {options.folder}, {most}{num_runs} runs", file=sys.stderr)
-    with SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds, after_s) as view:
+    view = SweepView(console or Console(stderr=True), groups(spec), num_runs, Ledger(options.folder), spec.budget.rounds_seconds, after_s)
+    with view.live:
         progress = run_sweep(spec, base, options, view.listener(), when_over)
     for failure in progress.failures:
         print(f"Failed: {failure}", file=sys.stderr)

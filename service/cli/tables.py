@@ -1,4 +1,4 @@
-"""Prints tables on standard output: whole into a pipe, and with whole numbers on a terminal."""
+"""Prints tables and cards on standard output: whole into a pipe, and with whole numbers on a terminal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -6,14 +6,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.streams import printable
 from largebatch.jobs.tasks.metric import in_places
 from largebatch.service.job import Kind
 from largebatch.tuning.files import told_apart
+from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.unit import clock_in_words
 
+COLOURS = {"sure": "green", "tied": "yellow", "unsure": "yellow"}
+"""Of a card's title."""
 GAP = 2
 """Blanks behind a column."""
 MOST_DIFFERING = 5
@@ -122,17 +126,15 @@ def print_rows(rows: Sequence[dict[str, str]], names: Sequence[str] = (), words:
         left -= width - needed[column]
         if width < widths[column]:
             short = told_apart([row[column] for row in rows])
-            rows = [{**row, column: _end_of(text, width)} for row, text in zip(rows, short, strict=True)]
+            rows = [
+                {**row, column: text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"} for row, text in zip(rows, short, strict=True)
+            ]
         table.add_column(column, justify="left" if column in words else "right", no_wrap=True, width=width)
     for row in rows:
         table.add_row(*(row[column] for column in shown))
     console.print(table)
     if len(shown) < len(rows[0]):
         console.print(f"Left out, for the terminal is too narrow: {', '.join(list(rows[0])[len(shown) :])}.", highlight=False)
-
-
-def _end_of(text: str, width: int) -> str:
-    return text if len(text) <= width else f"…{text[len(text) - width + 1 :]}"
 
 
 def _room(widths: Iterable[int]) -> int:
@@ -150,3 +152,20 @@ def table_of_jobs(jobs: Iterable[dict[str, Any]], kind: Kind) -> Table:
         trained = "" if seconds is None else f"{seconds:.1f} s"
         table.add_row(job["id"], job["name"], job["state"], batch, told, trained, job["owner"], " ".join(job["tags"]))
     return table
+
+
+def print_card(card: Card | None) -> None:
+    """The recommendation, a line for each thing that is said of it, and the command that trains it."""
+    if card is None:
+        return
+    console = output()
+    console.print(Text(card.title, style=f"bold {COLOURS[card.verdict]}"))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for line in card.lines:
+        table.add_row(Text(line.label, style="bold"), Text(line.text))
+    console.print(table)
+    if card.recipe is not None:
+        console.print(Text.assemble(("  Train it: ", "bold"), card.recipe.command), soft_wrap=True)
+    console.print()

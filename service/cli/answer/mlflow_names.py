@@ -65,8 +65,8 @@ def _asked(runs: ForeignRuns) -> MlflowNames:
 
     def parameter(field: str, question: str, *, is_needed: bool = False) -> str | None:
         usual = next((name for name in USUAL[field] if name in runs.parameters), None)
-        answer = _prompt(question, usual or (None if is_needed else NONE), [*runs.parameters, *([] if is_needed else [NONE])])
-        return None if answer == NONE else answer
+        answer: str | None = _prompt(question, usual or (None if is_needed else NONE), [*runs.parameters, *([] if is_needed else [NONE])])
+        return answer
 
     metric = _prompt("Metric that runs are judged by", next((name for name in runs.metrics if "val" in name), None), runs.metrics)
     return MlflowNames(
@@ -77,7 +77,7 @@ def _asked(runs: ForeignRuns) -> MlflowNames:
         part=_prompt("It is of the data's part", "test" if "test" in metric else "validation", ["validation", "test"]),
         counts=_prompt("MLflow's step of it counts", "epochs from 0", ["steps", "epochs", "epochs from 0", "samples"]),
         train_samples=typer.prompt("Training samples in an epoch", type=int, err=True),
-        seconds=_none(_prompt("Metric that counts training seconds (- for MLflow's clock)", NONE, [*runs.metrics, NONE])),
+        seconds=_prompt("Metric that counts training seconds (- for MLflow's clock)", NONE, [*runs.metrics, NONE]),
         optimizer=parameter("optimizer", "Parameter with the optimizer (- for none)"),
         momentum=parameter("momentum", "Parameter with the momentum (- for none)"),
         seed=parameter("seed", "Parameter with the seed (- for none)"),
@@ -87,13 +87,9 @@ def _asked(runs: ForeignRuns) -> MlflowNames:
 
 
 def _prompt(question: str, usual: str | None, known: Sequence[str]) -> Any:
-    """An answer among those known, asked until it is one."""
+    """An answer among those known, asked until it is one; None for `NONE`."""
     while (answer := typer.prompt(question, default=usual, err=True)) not in known:
         typer.echo(f"{answer!r} is none of {', '.join(known)}.", err=True)
-    return answer
-
-
-def _none(answer: str) -> str | None:
     return None if answer == NONE else answer
 
 

@@ -37,13 +37,8 @@ def init(
         folder.mkdir(parents=True, exist_ok=True)
         for path in files:
             shutil.copyfile(path, folder / path.name)
-        recipe = folder / "recipe.yaml"
-        recipe.write_text(recipe.read_text().replace(f"name: {NAME}", f"name: {_name_of(folder)}"))
+        recipe, name = folder / "recipe.yaml", re.sub(r"[^A-Za-z0-9_.-]", "-", folder.resolve().name).lstrip(".-")[:60] or NAME
+        recipe.write_text(recipe.read_text().replace(f"name: {NAME}", f"name: {name}"))
     print(f"{folder}: {', '.join(path.name for path in files)}\n")
     print(f"cd {folder}\nlargebatch train recipe.yaml\nlargebatch find-rate recipe.yaml\nlargebatch study recipe.yaml --budget 2m\n")
     print("Then put your own model into model.py and your own data into data.py; pytest says whether they still fit together.")
-
-
-def _name_of(folder: Path) -> str:
-    """A run's name after the folder."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "-", folder.resolve().name).lstrip(".-")[:60] or NAME

@@ -42,7 +42,7 @@ def train(
     view = TrainingView(Console(stderr=True))
     listener = Listener(on_start=view.started, on_plan=view.expect, on_record=view.record, on_notice=view.notice)
     try:
-        with view:
+        with view.progress:
             summary = train_and_keep(options, listener, draw=_draw)
     except KeyboardInterrupt as interrupt:
         view.notice(f"Interrupted. {interrupt}".strip())

@@ -48,7 +48,7 @@ def view(is_terminal: bool, width: int = 150, clock: Callable[[], float] = time.
 def test_a_pipe_gets_plain_lines() -> None:
     clock = Clock()
     training, text = view(is_terminal=False, clock=clock)
-    with training:
+    with training.progress:
         training.started(Path("runs/[x]"))
         training.record(START)
         for number in range(1, 11):
@@ -67,7 +67,7 @@ def test_a_pipe_gets_plain_lines() -> None:
 def test_a_terminal_gets_one_line_that_moves() -> None:
     clock = Clock()
     training, text = view(is_terminal=True, clock=clock)
-    with training:
+    with training.progress:
         for number in range(1, 51):
             clock.now_s += 1.0
             training.record(step(number))
@@ -83,12 +83,12 @@ def test_a_terminal_gets_one_line_that_moves() -> None:
 def test_a_terminals_line_says_at_what_a_run_is_where_no_step_comes() -> None:
     """Before the first one, and after the last, whose score is there at once."""
     training, text = view(is_terminal=True)
-    with training:
+    with training.progress:
         training.record(START)
         training.record(step(1))
         training.record(EVALUATION)
     waiting, begun = view(is_terminal=True)
-    with waiting:
+    with waiting.progress:
         waiting.record(START)
     told = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
     assert "step 1/100  0 samples/s  loss 0.5000  lr 0.01  accuracy 0.8125" in told
@@ -98,7 +98,7 @@ def test_a_terminals_line_says_at_what_a_run_is_where_no_step_comes() -> None:
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_narrow_terminal_gets_whole_numbers(width: int) -> None:
     training, text = view(is_terminal=True, width=width)
-    with training:
+    with training.progress:
         training.record(EVALUATION)
         training.record(step(51))
         training.progress.refresh()
@@ -164,7 +164,7 @@ def test_under_adascale_time_runs_with_the_schedules() -> None:
     """With a gain of 3 times the batch's share the schedules move 300 samples a step of 100."""
     clock = Clock()
     training, _ = view(is_terminal=True, clock=clock)
-    with training:
+    with training.progress:
         for number in (1, 21):
             shown = step(number).model_copy(update={"schedule_samples": 300.0 * number, "gain": 3.0})
             clock.now_s += 1.0
@@ -175,7 +175,7 @@ def test_under_adascale_time_runs_with_the_schedules() -> None:
 
 def test_the_first_step_has_no_rate_yet() -> None:
     training, _ = view(is_terminal=True)
-    with training:
+    with training.progress:
         training.record(step(1))
         assert training.progress.tasks[0].fields["remaining_s"] is None
 

@@ -37,7 +37,7 @@ def test_the_table_fits_a_terminal_and_its_best_is_the_answers(tmp_path: Path) -
                 (tmp_path / trial.run_id / "summary.json").write_text(made.model_dump_json())
             search.ended(trial)
     screen = io.StringIO()
-    with SweepView(Console(file=screen, force_terminal=True, width=80), groups(spec), count_runs(spec), Ledger(tmp_path)):
+    with SweepView(Console(file=screen, force_terminal=True, width=80), groups(spec), count_runs(spec), Ledger(tmp_path)).live:
         pass
     assert "…" not in screen.getvalue()
     assert "by the median of the seeds that did not choose it" in screen.getvalue()
@@ -59,7 +59,8 @@ def test_the_time_left_keeps_within_that_of_the_rounds(tmp_path: Path, rounds_s:
     spec, now_s = sweep(), 100.0
     screen = io.StringIO()
     console = Console(file=screen, width=200)
-    with Ledger(tmp_path) as ledger, SweepView(console, groups(spec), 60, ledger, rounds_s, after_s, clock=lambda: now_s) as view:
+    with Ledger(tmp_path) as ledger:
+        view = SweepView(console, groups(spec), 60, ledger, rounds_s, after_s, clock=lambda: now_s)
         trial = begin(Search(spec, BASE, ledger))
         view.listener().on_begin(trial)
         now_s += 10.0
