@@ -165,17 +165,8 @@ class Curves:
     def _add_start(self, record: StartRecord) -> None:
         while self._starts and self._starts[-1].training_seconds > record.training_seconds:
             self._starts.pop()  # it went on from before that one
-        cost = self._cost(record.training_seconds)
-        self._starts.append(
-            Cost(
-                device_seconds=cost,
-                training_seconds=record.training_seconds,
-                world_size=record.world_size,
-                headline=record.headline,
-                tokens_per_sample=record.tokens_per_sample,
-                evaluated_on=record.evaluated_on,
-            )
-        )
+        cost = Cost.model_validate(record, from_attributes=True)
+        self._starts.append(cost.model_copy(update={"device_seconds": self._cost(record.training_seconds)}))
 
     def _add_noise(self, record: StepRecord, placed: dict[str, Any]) -> None:
         trace, norm = record.covariance_trace, record.gradient_norm_squared

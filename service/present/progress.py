@@ -1,8 +1,11 @@
 """How far a job is, and how far each run of a sweep: from the ends of journals alone, cheap enough to ask of every running job every second."""
 
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -36,7 +39,7 @@ def read_progress(job: Job, folder: Path) -> dict[str, Any]:
         case Kind.STUDY:
             return {**_of_sweep(folder / SWEEP_OF_STUDY), **_stage(folder)}
         case Kind.RUN:
-            return _of_run(folder, job.progress)
+            return progress_of_run(folder, job.progress)
 
 
 def final_progress(job: Job, folder: Path) -> dict[str, Any]:
@@ -87,12 +90,8 @@ def saved_at_s(job: Job, folder: Path) -> float:
         return time.time()
 
 
-def progress_of_run(folder: Path) -> dict[str, Any]:
-    """How far a run is that is no job of its own."""
-    return _of_run(folder, {})
-
-
-def _of_run(folder: Path, before: dict[str, Any]) -> dict[str, Any]:
+def progress_of_run(folder: Path, before: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """How far a run is. Args: before: what was known of it."""
     progress = {name: value for name, value in before.items() if name not in BEST}
     try:
         lines = read_last_lines(folder / JOURNAL, TAIL_BYTES)
@@ -145,19 +144,11 @@ def _of_sweep(folder: Path) -> dict[str, Any]:
         return {}
     pruned_or_failed = {trial.run_id for trial in ledger.trials if trial.number in ledger.endings}
     running = {path.name: _of_trial(path) for path in begun if path.name not in pruned_or_failed}
-    return {
-        **_in_all(folder),
-        "runs": len(runs),
-        "runs_over": len(over) + len(begun) - len(running),
-        "running": dict(list(running.items())[:MOST_SHOWN]),
-    }
-
-
-def _in_all(folder: Path) -> dict[str, int]:
-    try:
-        return {"total_runs": _num_runs(folder)}
-    except (OSError, SpecError):
-        return {}
+    progress: dict[str, Any] = {}
+    with suppress(OSError, SpecError):
+        progress = {"total_runs": _num_runs(folder)}
+    shown = dict(list(running.items())[:MOST_SHOWN])
+    return {**progress, "runs": len(runs), "runs_over": len(over) + len(begun) - len(running), "running": shown}
 
 
 @lru_cache(maxsize=64)

@@ -142,7 +142,8 @@ def fill(typed: Typed, here: Here) -> Filled:
         for text in [typed.get(field.name)]
     ]
     known = {field.name for field in fields} | stood.keys() | {*CHOICES, *RESOURCES}
-    others = [f"{name}={text}" for name, text in typed.items() if name not in known and _is_of_a_spec(name)]
+    of_a_spec = {name: text for name, text in typed.items() if "." in name or name in TrainSpec.model_fields}
+    others = [f"{name}={text}" for name, text in of_a_spec.items() if name not in known and not name.startswith(WAS)]
     return Filled(begins, fields, "\n".join(filter(None, [typed.get("set", "").strip(), *others])))
 
 
@@ -180,7 +181,3 @@ def changes_in(box: str) -> dict[str, Any]:
             raise SpecError("set", f"{line[:100]!r} is not of the form field=value.", "Example: optimizer.weight_decay=0.01")
         changes[name.strip()] = as_value("set", text)
     return changes
-
-
-def _is_of_a_spec(name: str) -> bool:
-    return not name.startswith(WAS) and ("." in name or name in TrainSpec.model_fields)

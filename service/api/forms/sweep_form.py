@@ -35,7 +35,10 @@ def sweep_view(typed: Typed, here: Here) -> View:
     first = Field("recipe", "Recipe", recipe, chosen.description if chosen else "", tuple(recipe_specs()), decides=True)
     cpus = "one run at a time" if here.settings.ray_address else "the whole machine"
     machine = resource_group(typed, here, f"{cpus}; each run takes one", is_run=False)
-    groups = [_group(title, told, typed) for title, told in (("Compared", COMPARED), ("Searched in each", SEARCHED), ("Every run", ENDS))]
+    groups = [
+        (title, [Field(name, label, typed.get(name, usual), hint) for name, (label, usual, hint) in told.items()])
+        for title, told in (("Compared", COMPARED), ("Searched in each", SEARCHED), ("Every run", ENDS))
+    ]
     return View([("", [first]), *groups, machine], box=typed.get("set", ""))
 
 
@@ -53,8 +56,3 @@ def sweep_submission(typed: Typed, here: Here) -> dict[str, Any]:
     search = {"trials": as_value(TRIALS, asked[TRIALS]), "space": space}
     sweep = {"recipe": asked["recipe"], "set": ends, "each": each, "repeats": as_value("repeats", asked["repeats"]), "search": search}
     return {"sweep": sweep, **resources(typed)}
-
-
-def _group(title: str, told: dict[str, tuple[str, str, str]], typed: Typed) -> tuple[str, list[Field]]:
-    """Args: told: label, usual value and hint by name."""
-    return title, [Field(name, label, typed.get(name, usual), hint) for name, (label, usual, hint) in told.items()]

@@ -17,7 +17,7 @@ from largebatch.service.api.dependencies import Dependencies, Deps
 from largebatch.service.api.errors import of_validation
 from largebatch.service.api.forms.run_form import answer_as_typed
 from largebatch.service.api.forms.study_form import budget_of
-from largebatch.service.api.pages.rendering import Visitor, render
+from largebatch.service.api.pages.rendering import Visitor, kind_of, render
 from largebatch.service.api.requests import ResumeChanges
 from largebatch.service.api.routes.answers import findings_of, trial_folder, trials_of
 from largebatch.service.api.routes.jobs import StudyChanges, resumed
@@ -40,8 +40,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/studies/{job_id}")
 def one_job(request: Request, job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """One run or sweep."""
-    kind = next(kind for kind in Kind if request.url.path.startswith(f"/{kind.plural}/"))
-    return _page(request, deps, who, deps.visible(job_id, kind, who))
+    return _page(request, deps, who, deps.visible(job_id, kind_of(request), who))
 
 
 @router.get("/runs/{job_id}/parts/{part}")
@@ -54,14 +53,14 @@ def part_of_page(request: Request, job_id: str, part: Literal["change", "left"],
 @router.get("/{kinds}/{job_id}/parts/runs")
 def runs_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """The table of a sweep's or study's runs."""
-    job = _job_of(deps, kinds, job_id, who)
+    job = deps.visible(job_id, kind_of(request), who)
     return render(request, "sweep_runs.html", job=job, trials=trials_of(deps, job), in_short=in_short)
 
 
 @router.get("/{kinds}/{job_id}/parts/answer")
 def answer_of_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """What a sweep or study says; without asking for an answer where there is none."""
-    job = _job_of(deps, kinds, job_id, who)
+    job = deps.visible(job_id, kind_of(request), who)
     shown, answer = _without_answer(deps, job), None
     if shown["has_ended"]:
         try:
@@ -89,18 +88,16 @@ def _without_answer(deps: Dependencies, job: Job) -> dict[str, Any]:
     if has_ended or job.state not in FINAL:
         return {"has_ended": has_ended, "words": []}
     failed = [trial for trial in trials if trial.state == "failed"]
-    why = "" if not failed else f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}"
-    words = [
-        f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended.",
-        *filter(None, [why]),
-    ]  # the reason stands above
+    words = [f"This {job.kind} is over ({job.state}), without an answer: none of its runs has ended."]  # the reason stands above
+    if failed:
+        words.append(f"{len(failed)} of {len(trials)} runs failed, first: {failed[0].why or 'no reason was given'}")
     return {"has_ended": False, "words": words}
 
 
 @router.get("/{kinds}/{job_id}/runs/{run_id}")
 def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: str, run_id: str, deps: Deps, who: Visitor) -> HTMLResponse:
     """One run of a sweep or study, as a run's page shows it; it is not resumed or cancelled alone."""
-    job = _job_of(deps, kinds, job_id, who)
+    job = deps.visible(job_id, kind_of(request), who)
     folder, view = trial_folder(deps, job, run_id)
     summary = parse_object((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
     state = {"ended": State.SUCCEEDED, "running": State.RUNNING}.get(view.state, State.FAILED)
@@ -119,10 +116,6 @@ def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: st
     api = f"/v1/{kinds}/{job.id}/runs/{run_id}"
     at = f"/v1/{kinds}/{job.id}/artifacts/{folder.relative_to(deps.settings.runs_dir / job.id)}"
     return render(request, "run.html", job=JobDetails.model_validate(as_run), api=api, files_at=at, sweep=job, **_of_every_job(as_run), **left)
-
-
-def _job_of(deps: Dependencies, kinds: str, job_id: str, who: Principal) -> Job:
-    return deps.visible(job_id, next(kind for kind in Kind if kind.plural == kinds), who)
 
 
 @router.post("/runs/{job_id}/resume")

@@ -89,17 +89,8 @@ def submit(
 ) -> None:
     """Submit a recipe, a sweep or a study to a service."""
     kind = _kind(is_sweep, is_study)
-    document = _document(
-        recipe,
-        overrides,
-        kind,
-        **_of_a_study(kind, budget, optimizers),
-        priority=priority,
-        gpus=gpus,
-        workers=workers,
-        cpus=cpus,
-        memory_gib=memory_gib,
-    )
+    holds = {"priority": priority, "gpus": gpus, "workers": workers, "cpus": cpus, "memory_gib": memory_gib}
+    document = _document(recipe, overrides, kind, **_of_a_study(kind, budget, optimizers), **holds)
     exit_code = 0
     with _client(server) as client:
         if code is not None:
