@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from largebatch.jobs.data.batches import Batches
 from largebatch.jobs.data.same_data import refuse_other_data
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
@@ -152,12 +151,10 @@ class Solution:
 
     def chunks(self, size: int) -> Iterator[Tree]:
         """These samples, so many at a time, as the task prepares them."""
-        batches = evaluation_batches(self.job, self.part)
-        slices = (Slice(0, start, min(start + size, self.num_samples)) for start in range(0, self.num_samples, size))
-        return (self._prepared(batches, samples) for samples in slices)
-
-    def _prepared(self, batches: Batches, samples: Slice) -> Tree:
-        return self.job.task.prepared(batches.read(samples), self.job.spec.seed, samples._replace(epoch=EVALUATION), self.job.device)
+        batches, job = evaluation_batches(self.job, self.part), self.job
+        for start in range(0, self.num_samples, size):
+            samples = Slice(0, start, min(start + size, self.num_samples))
+            yield job.task.prepared(batches.read(samples), job.spec.seed, samples._replace(epoch=EVALUATION), job.device)
 
     @contextmanager
     def named(self, problem: str) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -275,22 +276,12 @@ def profile_charts(profile: Profile) -> list[Chart]:
         marks = [(model.flat_until, "the flat part ends")] if batches[0] <= model.flat_until <= batches[-1] else []
     seed = "seed not kept" if profile.seed is None else f"seed {profile.seed}"
     caption = f"{profile.recipe}, {seed}; {profile.device}; training clock, the median of a few steps at each batch"
+    against_batch = partial(Chart, x_title=BATCH, y_title="seconds", caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches)
+    of_update = "In the flat part a step costs the same whatever its batch, so larger batches are nearly free there."
+    of_epoch = "The time to pass the training set once: it falls as long as larger batches use the machine better."
     return [
-        Chart(name, title, BATCH, "seconds", series, caption=caption, log_x=True, log_y=True, marks=marks, x_ticks=batches, meaning=meaning)
-        for name, title, series, meaning in (
-            (
-                "time-of-update",
-                "Time of one update",
-                update,
-                "In the flat part a step costs the same whatever its batch, so larger batches are nearly free there.",
-            ),
-            (
-                "time-of-epoch",
-                "Time of one epoch",
-                epoch,
-                "The time to pass the training set once: it falls as long as larger batches use the machine better.",
-            ),
-        )
+        against_batch("time-of-update", "Time of one update", series=update, meaning=of_update),
+        against_batch("time-of-epoch", "Time of one epoch", series=epoch, meaning=of_epoch),
     ]
 
 

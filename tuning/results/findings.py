@@ -299,15 +299,11 @@ def find(
     others = {other: len(members) for other, members in by_setting.items() if other != setting}
     given = common_target(largest) if target is None else target
     target = target_of_all(largest) if given is None else given
-    _refuse_runs_that_ended_short([*largest, *_own_run(begun_from, largest[0].setting)], target)
+    own_run = [begun_from.run] if begun_from is not None and begun_from.run is not None and begun_from.run.setting == largest[0].setting else []
+    _refuse_runs_that_ended_short([*largest, *own_run], target)
     _refuse_what_needs_no_training(largest, target)
     _refuse_clocks_that_stand(largest, target)
     return Findings(setting, target, given is None, tuple(largest), others, limits, missing, begun_from)
-
-
-def _own_run(begun_from: BegunFrom | None, setting: Setting) -> list[RunResult]:
-    """The recipe's own run, where it is of that setting."""
-    return [begun_from.run] if begun_from is not None and begun_from.run is not None and begun_from.run.setting == setting else []
 
 
 def _refuse_runs_that_ended_short(runs: Sequence[RunResult], target: float) -> None:

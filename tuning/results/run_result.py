@@ -161,11 +161,6 @@ class RunResult:
         """Whether its batch grows while training, so that `global_batch_size` is that of its beginning alone."""
         return any(name.startswith(GROWS) for name, _ in self.settings)
 
-    @property
-    def compared_choice(self) -> tuple[Any, ...]:
-        """What answers choose among: optimizer, batch and batch schedule."""
-        return self.optimizer, self.summary.global_batch_size, self.batch_schedule
-
     def momentum_at(self, global_batch_size: int) -> float | None:
         """Its momentum at another batch."""
         half_life = self.momentum_half_life_samples

@@ -214,7 +214,7 @@ def target_of_all(runs: Sequence[RunResult]) -> float:
     """
     metric, choices = runs[0].metric, dict[tuple[Any, ...], list[Configuration]]()
     for tried in configurations(runs, math.nan):
-        choices.setdefault(tried.first.compared_choice, []).append(tried)
+        choices.setdefault((tried.first.optimizer, tried.global_batch_size, tried.first.batch_schedule), []).append(tried)
     of_choices: list[float | None] = []
     for members in choices.values():
         standing = min(tried.standing[:2] for tried in members)

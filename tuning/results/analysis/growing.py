@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.analysis.configurations import score_spread
 from largebatch.tuning.results.answers import BranchedRun, Evidence, GrownSchedule, GrowthAdvice, Verdict
+from largebatch.tuning.results.phrases import counted
 from largebatch.tuning.results.run_result import GROWS, RunResult
 from largebatch.tuning.results.unit import Unit, in_digits
 
@@ -118,7 +119,7 @@ def _of_pair(pair: Pair) -> Measured:
     grown, constant = (score_spread([run.summary.score for run in runs], metric) for runs in pair)
     steps, constant_steps = (median(run.summary.steps for run in runs) for runs in pair)
     told = " and ".join(
-        f"{metric.name} {'-' if each.median is None else metric.format(each.median)} ({_seeds(len(runs))}) in {count:,.0f} steps {name}"
+        f"{metric.name} {'-' if each.median is None else metric.format(each.median)} ({counted(len(runs), 'seed')}) in {count:,.0f} steps {name}"
         for each, runs, count, name in zip((grown, constant), pair, (steps, constant_steps), ("grown", "with a constant batch"), strict=True)
     )
     text = f"{pair.grown[0].name} came to {told}, {_fewer(steps, constant_steps)}"
@@ -155,10 +156,6 @@ def _is_sure(run: BranchedRun, schedule: GrownSchedule) -> bool:
     begins = schedule.places or [0] * len(schedule.growth)
     grown = [(start, run.global_batch_size * factor) for start, (_, factor) in zip(begins, schedule.growth, strict=True)]
     return all(place.critical.low >= batch for start, batch in grown for place in run.places if place.samples_seen >= start)
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed{'s' if number > 1 else ''}"
 
 
 def _fewer(steps: float, constant_steps: float) -> str:

@@ -24,10 +24,7 @@ def larger_machines_of(findings: Findings, choice: Choice) -> LargerMachines | N
     has_profile = begun_from is not None and begun_from.profile is not None and begun_from.spec.optimizer.label == choice.optimizer
     profile = begun_from.profile if begun_from is not None and has_profile else None
     return LargerMachines(
-        critical_batch_size=critical.critical_batch_size,
-        is_boundless=critical.is_boundless,
-        low=critical.low,
-        high=critical.high,
+        **critical.model_dump(include={"critical_batch_size", "is_boundless", "low", "high"}),
         fewer_steps=None if critical.high is None else 1 + critical.high / choice.global_batch_size,
         on_workers=None if profile is None or critical.is_boundless else _on_workers(profile, critical),
     )
