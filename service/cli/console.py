@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.status import Status
 
 from largebatch.jobs.run.records import EvalRecord, Record, StartRecord, StepRecord
 from largebatch.jobs.tasks.metric import ACCURACY
@@ -35,20 +36,25 @@ def _progress(record: StepRecord) -> float:
     return record.samples_seen if record.schedule_samples is None else record.schedule_samples
 
 
+def teller(console: Console, status: Status, told_at_s: float = -math.inf) -> Callable[[str], None]:
+    """A function whose text stands beside a spinner, or without a terminal is a line now and then. Args: told_at_s: of the last such line."""
+
+    def tell(text: str) -> None:
+        nonlocal told_at_s
+        status.update(text)
+        if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
+            print_plain(console, text)
+            told_at_s = time.monotonic()
+
+    return tell
+
+
 @contextmanager
 def told_while_working() -> Iterator[Callable[[str], None]]:
-    """Context of a long measurement; what its function is told stands beside a spinner, or without a terminal is a line now and then."""
-    console, told_at_s = Console(stderr=True), -math.inf
+    """Context of a long measurement, with the function that shows what is under way: see `teller`."""
+    console = Console(stderr=True)
     with console.status("") as status:
-
-        def tell(text: str) -> None:
-            nonlocal told_at_s
-            status.update(text)
-            if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
-                print_plain(console, text)
-                told_at_s = time.monotonic()
-
-        yield tell
+        yield teller(console, status)
 
 
 class TrainingView:

@@ -18,7 +18,7 @@ from largebatch.jobs.preparing.examine import examine
 from largebatch.jobs.run.run_folder import exclusive
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_process import MirrorProcess
-from largebatch.service.cli.console import PLAIN_EVERY_S, print_plain, time_left
+from largebatch.service.cli.console import print_plain, teller, time_left
 from largebatch.service.cli.sweep_view import run_with_view
 from largebatch.tuning.files import PROFILE, STUDY
 from largebatch.tuning.study.options import (
@@ -126,15 +126,11 @@ def study_with_view(folder: Path, data_dir: Path, device: str, warm: WarmProcess
             console.print(f"[bold]{stage.number}/{stage.of}[/bold] {stage.name}{left}", highlight=False)
             status.update("")
 
-        told_at_s = time.monotonic()
+        tell = teller(console, status, time.monotonic())
 
         def on_fraction(fraction: float, text: str) -> None:
-            nonlocal told_at_s
             leave_if_asked()
-            status.update(f"{fraction:.0%} {text}")
-            if not console.is_terminal and time.monotonic() - told_at_s > PLAIN_EVERY_S:
-                notice(f"{fraction:.0%} {text}")
-                told_at_s = time.monotonic()
+            tell(f"{fraction:.0%} {text}")
 
         options = StudyOptions(
             folder, data_dir, device, float(document["budget_s"]), on_stage,

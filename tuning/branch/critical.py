@@ -75,7 +75,8 @@ def critical_batch(losses: Losses, multiples: Sequence[int], global_batch_size: 
     num_finite = int(np.isfinite(mean).cumprod().sum())
     ks = np.asarray(multiples, dtype=float)
     spread = float(losses[:, 0].std(ddof=1))
-    tau = spread / _median_of_spreads(freedom) if tolerance is None else tolerance
+    median_spread = float(np.sqrt(2 * gammaincinv(freedom / 2, 0.5) / freedom))  # of so many normal numbers whose deviation is 1
+    tau = spread / median_spread if tolerance is None else tolerance
 
     draws = np.random.default_rng(0)
     deviations = (excess[:, :num_finite] - mean[:num_finite]) / np.sqrt(freedom)  # d' d is the covariance of a row
@@ -125,11 +126,6 @@ def _crossings(excess: Losses, tolerances: Losses, multiples: Losses) -> Crossin
     earliest = np.where(above.any(axis=1), crossed, np.inf)
     leaps = above.any(axis=1) & (beyond > LEAP * tolerances)
     return Crossings(earliest, np.where(leaps, multiples[last], earliest))
-
-
-def _median_of_spreads(freedom: int) -> float:
-    """The median of the standard deviation of `freedom` + 1 normal numbers, where the true one is 1."""
-    return float(np.sqrt(2 * gammaincinv(freedom / 2, 0.5) / freedom))
 
 
 def _isotonic(values: Losses) -> Losses:

@@ -58,7 +58,7 @@ def batch_schedule(plan: TrainPlan, batches: Sequence[tuple[int, BranchedBatch]]
         batches: (samples seen, critical batch) by rising samples.
         power: of the batch that the rate followed in the branches.
     """
-    allowed = [_allowed(batch) for _, batch in batches]
+    allowed = [max(batch.excess) if batch.critical_batch_size is None else batch.critical_batch_size for _, batch in batches]
     growth, places, factor = list[tuple[float, int]](), list[int](), 1
     for number, (samples, _) in enumerate(batches):
         doubled = 2 ** int(math.log2(max(min(allowed[number:]) / plan.global_batch_size, 1.0)))
@@ -106,10 +106,6 @@ def _beginning_again_as_branched(plan: TrainPlan, spec: TrainSpec) -> TrainSpec:
     if grown.warmup_epochs:
         fields["learning_rate.restart.warmup_epochs"] = restart.warmup_epochs * own.warmup_epochs / grown.warmup_epochs
     return with_fields(spec, fields)
-
-
-def _allowed(batch: BranchedBatch) -> float:
-    return max(batch.excess) if batch.critical_batch_size is None else batch.critical_batch_size
 
 
 def _epoch(plan: TrainPlan, samples: int) -> float:

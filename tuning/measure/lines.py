@@ -12,6 +12,7 @@ import torch
 from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.models.norms.ghost_batch_norm import forward_pass_of
+from largebatch.jobs.models.snapshot import restored
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.samples.dataset import EvaluatedOn
@@ -63,9 +64,8 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
     one, other = first.weights, second.weights
     state = new_state(first.job)
     state.model, state.average = first.model, None
-    held = [(module, name, buffer, buffer.clone()) for module in first.model.modules() for name, buffer in module.named_buffers(recurse=False)]
     walked = []
-    try:
+    with restored(first.model):
         for at in np.linspace(-1, 2, points):
             to, of = (math.sin(at * math.pi / 2), math.cos(at * math.pi / 2)) if is_curved else (at, 1 - at)
             first.put(float(to) * other + float(of) * one)
@@ -77,11 +77,6 @@ def line(first: Solution, second: Solution, *, is_curved: bool = False, points: 
                 )
                 first.model.eval()  # evaluating leaves it ready to train on
             walked.append(LinePoint(float(at), train["loss"], train[name], evaluated["loss"], evaluated[name]))
-    finally:
-        first.put(one)
-        for module, name, buffer, value in held:
-            buffer.copy_(value)
-            setattr(module, name, buffer)  # a model may have put another in its place
     return walked
 
 

@@ -57,7 +57,8 @@ class Cluster(NamedTuple):
         if num_workers == 1:
             return Travel(0.0, 0.0)
         if self.per_machine is None:
-            return Travel(0.0, _one_link(num_workers, num_bytes, self.between))
+            rounds_s = 2 * math.log2(num_workers) * self.between.latency_s
+            return Travel(0.0, 2 * (num_workers - 1) / num_workers * num_bytes / self.between.bytes_per_s + rounds_s)
         together = min(num_workers, self.per_machine)
         inside_s = 0.0 if self.inside is None else _ring(together, num_bytes, self.inside)
         return Travel(inside_s, _ring_or_tree(num_workers // together, num_bytes / together, self.between))
@@ -72,7 +73,3 @@ def _ring_or_tree(num_workers: int, num_bytes: float, link: Link) -> float:
         return 0.0
     tree = 2 * num_bytes / link.bytes_per_s + 2 * math.log2(num_workers) * link.latency_s
     return min(_ring(num_workers, num_bytes, link), tree)
-
-
-def _one_link(num_workers: int, num_bytes: float, link: Link) -> float:
-    return 2 * (num_workers - 1) / num_workers * num_bytes / link.bytes_per_s + 2 * math.log2(num_workers) * link.latency_s

@@ -49,17 +49,12 @@ def saving_in_words(saving: Saving | None, findings: Findings, choice: Choice) -
     took = f"{name} ({choice_in_words(saving.against, findings.unit)}) took {cost_in_words(saving.against, findings.unit)}"
     if saving.tied_by is not None:
         return f"Nothing that was measured: {took}, and {TOLD[saving.tied_by]}."
-    share = _share_in_words(1 - 1 / saving.times)
+    share = f"{1 - 1 / saving.times:.0%}"
+    share = "less than 1%" if share == "0%" else share
     if saving.cost == "samples":
         fewer = findings.unit.words(saving.against.samples - choice.samples)
         return f"{share} of the {findings.unit.name}, {fewer}: {took}. A step costs as much, so the clocks are not compared."
     return f"{share} of the training time, {seconds_in_words(saving.against.seconds - choice.seconds)}: {took}."
-
-
-def _share_in_words(share: float) -> str:
-    """`12%`; of what would be called 0% that it is less than 1%."""
-    text = f"{share:.0%}"
-    return "less than 1%" if text == "0%" else text
 
 
 TOLD = {"seeds": "the seeds do not tell them apart", "evaluations": "they differ by no more than the way between two evaluations"}
