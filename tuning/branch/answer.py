@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -62,15 +61,8 @@ class BranchAnswer(Answer):
     rows: list[dict[str, str]]
 
 
-class Answered(NamedTuple):
-    """The answer, and the recipe that follows from it."""
-
-    answer: BranchAnswer
-    recipe: TrainSpec | None
-
-
-def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: float | None) -> Answered:
-    """All of it, from the checkpoints that have two whole orders at least."""
+def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: float | None) -> tuple[BranchAnswer, TrainSpec | None]:
+    """The answer, from the checkpoints that have two whole orders at least, and the recipe that follows from it."""
     plan = origin.job.plan
     places = []
     for point, results in branched.results.items():
@@ -99,7 +91,7 @@ def answer_of_branches(origin: Origin, ask: Ask, branched: Branched, tolerance: 
         words=[],
         rows=[_row(place, unit, has_dual=any(place.dual_noise_scale is not None for place in places)) for place in places],
     )
-    return Answered(answer.model_copy(update={"words": _words(answer, unit, origin.multiples[-1])}), scheduled[1] if scheduled else None)
+    return answer.model_copy(update={"words": _words(answer, unit, origin.multiples[-1])}), scheduled[1] if scheduled else None
 
 
 def _with_tuned(place: Place, origin: Origin, ask: Ask, at_rates: Mapping[tuple[int, int, float], BranchResult], tolerance: float | None) -> Place:

@@ -30,7 +30,7 @@ from largebatch.jobs.run.records import EvalRecord, Record, StepRecord
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.measure.rate_search import find_rate
 from largebatch.tuning.report.charts import Chart, Series
-from largebatch.tuning.results.unit import Unit
+from largebatch.tuning.results.unit import Unit, unit_of
 from largebatch.tuning.sweep.space import with_fields
 
 SHARE, FEWEST_STEPS = 0.1, 32
@@ -109,8 +109,7 @@ def find_rates(
         epochs = share * total / (whole.samples_per_epoch or total)  # 0: no batch is so large, which is refused below
         job = prepare(short_spec(spec, batch, float(f"{first:.3g}"), share, epochs, scaled.warmup_epochs))
         found.append(_rate_of(job, _scaled_fields(whole), on_run))
-    return Rates(found, round(share * total), share, recipe.dataset.evaluated_on, Unit() if plan.tokens_per_sample is None else
-                 Unit("tokens", plan.tokens_per_sample))  # fmt: skip
+    return Rates(found, round(share * total), share, recipe.dataset.evaluated_on, unit_of([plan.tokens_per_sample]))
 
 
 def short_spec(spec: TrainSpec, batch: int, rate: float, share: float, epochs: float, warmup_epochs: float) -> TrainSpec:

@@ -6,7 +6,6 @@ solutions of one architecture and one recipe with each other, nothing else.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,21 +26,13 @@ SIZE_ITERATIONS, POWER_ITERATIONS = 30, 300
 TOLERANCE = 0.01
 """Of the top eigenvalue, relative."""
 LANCZOS_RESTARTS = 100
-
-
-@dataclass(frozen=True)
-class BoxSearch:
-    """How the largest loss in the box is searched for."""
-
-    iterations: int = 10
-    """Of L-BFGS-B; the paper's."""
-    start_aside: float = 0.01
-    """Where it begins, as a fraction of the way to a random corner: at a minimum the gradient is zero, and it would end where it begins."""
-    small: float = 1e-3
-    """Below this growth, relative, what lies beyond the plane is summed up from the gradients on the way: between two losses of float32 it is
-    lost in their rounding."""
-    midpoints: int = 4
-    """At so many points on the way."""
+BOX_ITERATIONS = 10
+"""Of L-BFGS-B, which searches the box for the largest loss; the paper's."""
+ASIDE = 0.01
+"""Where that search begins, as a fraction of the way to a random corner: at a minimum the gradient is zero, and it would end where it begins."""
+SMALL, MIDPOINTS = 1e-3, 4
+"""Below this growth, relative, what lies beyond the plane is summed up from the gradients at so many points on the way: between two losses of float32
+it is lost in their rounding."""
 
 
 class Sharpness(NamedTuple):
@@ -60,15 +51,14 @@ class Sharpness(NamedTuple):
     """What `value` has beyond the plane at the place of the largest loss: 100 (f(x + A z) - f - g A z) / (1 + f)."""
 
 
-def epsilon_sharpness(
-    solution: Solution, epsilon: float, dimensions: int | None = None, length: float = 1.0, search: BoxSearch | None = None
-) -> Sharpness:
+def epsilon_sharpness(solution: Solution, epsilon: float, dimensions: int | None = None, length: float = 1.0, small: float = SMALL) -> Sharpness:
     """The largest relative growth of f in a small box, by L-BFGS-B as in the paper, or at the corner where the gradient points.
 
         max over |z_i| <= epsilon (|(A^+ x)_i| + 1) of f(x + A z)
 
     Args:
         dimensions: columns of A, which are random; at most as many as there are weights; None: A = I.
+        small: see `SMALL`.
         length: of the columns, which the paper leaves open; normal draws as they come have the root of the number of weights.
     Raises: InputError for a model without a gradient in evaluation mode; FaultError.
     """
@@ -76,12 +66,12 @@ def epsilon_sharpness(
     space = None if dimensions is None else Subspace(start, min(dimensions, len(start)), seed=0)
     reach = epsilon * (start.abs() + 1) if space is None else epsilon * length * (space.seen_from(start).abs() / length + 1)
     try:
-        return Sharpness(epsilon, None if space is None else space.dimensions, *_largest_growth(solution, reach, space, search or BoxSearch()))
+        return Sharpness(epsilon, None if space is None else space.dimensions, *_largest_growth(solution, reach, space, small))
     finally:
         solution.put(start)
 
 
-def _largest_growth(solution: Solution, box: Tensor, space: Subspace | None, search: BoxSearch) -> tuple[float, float, float]:
+def _largest_growth(solution: Solution, box: Tensor, space: Subspace | None, small: float) -> tuple[float, float, float]:
     """(value, linear, curved). Args: box: how far z may go on each axis; space: None: all weights."""
     start = solution.weights
 
@@ -104,15 +94,15 @@ def _largest_growth(solution: Solution, box: Tensor, space: Subspace | None, sea
             highest, farthest = value, z.copy()
         return -value, -gradient
 
-    aside = search.start_aside * reach * np.random.default_rng(0).choice([-1.0, 1.0], len(reach))
-    minimize(fall, aside, jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": search.iterations})
+    aside = ASIDE * reach * np.random.default_rng(0).choice([-1.0, 1.0], len(reach))
+    minimize(fall, aside, jac=True, method="L-BFGS-B", bounds=np.stack([-reach, reach], axis=1), options={"maxiter": BOX_ITERATIONS})
     # Where little gradient is left, ten iterations do not come to the corner that it points to.
     fall(reach * np.sign(slope))
     growth = highest - loss
     beyond = growth - float(slope @ farthest)
-    if growth < search.small * (1 + loss):
-        parts = [(number + 0.5) / search.midpoints for number in range(search.midpoints)]
-        beyond = sum(float((loss_at(part * farthest)[1] - slope) @ farthest) for part in parts) / search.midpoints
+    if growth < small * (1 + loss):
+        parts = [(number + 0.5) / MIDPOINTS for number in range(MIDPOINTS)]
+        beyond = sum(float((loss_at(part * farthest)[1] - slope) @ farthest) for part in parts) / MIDPOINTS
     value, linear, curved = (100 * part / (1 + loss) for part in (growth, float(reach @ np.abs(slope)), beyond))
     return value, linear, curved
 

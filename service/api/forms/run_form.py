@@ -119,16 +119,8 @@ def fields_of(spec: TrainSpec) -> list[Field]:
     return found
 
 
-class Filled(NamedTuple):
-    """A form as far as it is filled in."""
-
-    begins: Beginning
-    fields: list[Field]
-    box: str
-
-
-def fill(typed: Typed, here: Here) -> Filled:
-    """What a form begins from, and in place of what stands there what a person has typed since. Raises: SpecError, NotFoundError."""
+def fill(typed: Typed, here: Here) -> tuple[Beginning, list[Field], str]:
+    """What a form begins from, and its fields and its box with what a person has typed since. Raises: SpecError, NotFoundError."""
     stood: dict[str, str] = {}
     if f"{WAS}recipe" in typed:
         before = beginning({name: typed.get(f"{WAS}{name}", "") for name in CHOICES}, here)
@@ -144,7 +136,7 @@ def fill(typed: Typed, here: Here) -> Filled:
     known = {field.name for field in fields} | stood.keys() | {*CHOICES, *RESOURCES}
     of_a_spec = {name: text for name, text in typed.items() if "." in name or name in TrainSpec.model_fields}
     others = [f"{name}={text}" for name, text in of_a_spec.items() if name not in known and not name.startswith(WAS)]
-    return Filled(begins, fields, "\n".join(filter(None, [typed.get("set", "").strip(), *others])))
+    return begins, fields, "\n".join(filter(None, [typed.get("set", "").strip(), *others]))
 
 
 def run_view(typed: Typed, here: Here) -> View:

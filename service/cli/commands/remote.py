@@ -221,7 +221,7 @@ def edit(
     changed: dict[str, Any] = {field: value for field, value in said.items() if value is not None}
     with _client(server) as client:
         if share is not None:
-            changed["project"] = _me(client)["project"] if share else None
+            changed["project"] = client.request("GET", "/v1/me")["project"] if share else None
         job = client.request("PATCH", f"/v1/{_kind(is_sweep, is_study).plural}/{job_id}", json=changed)
     shared = f"shared with {job['project']}" if job["project"] else "private"
     print(f"{job['id']}: {job['name']}, {shared}{''.join(f' #{word}' for word in job['tags'])}")
@@ -231,12 +231,8 @@ def edit(
 def whoami(server: Server = None) -> None:
     """Say whose token it is, and what it may."""
     with _client(server) as client:
-        me = _me(client)
+        me = client.request("GET", "/v1/me")
     print(f"{me['owner']}, scope {me['scope']}, project {me['project']}{'' if me['is_sharing'] else ' (this service shares nothing)'}")
-
-
-def _me(client: Client) -> Any:
-    return client.request("GET", "/v1/me")
 
 
 @remote.command(epilog="Example: largebatch remote follow digits-lamb-20260101-120000-ab12cd34")

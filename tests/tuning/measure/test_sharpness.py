@@ -17,7 +17,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from largebatch.jobs.errors import InputError
 from largebatch.tuning.measure.lines import line
-from largebatch.tuning.measure.sharpness import BoxSearch, epsilon_sharpness, sharpness_rows, slope_in_words, top_by_power_iteration, top_eigenvalue
+from largebatch.tuning.measure.sharpness import epsilon_sharpness, sharpness_rows, slope_in_words, top_by_power_iteration, top_eigenvalue
 from largebatch.tuning.measure.solution import Solution, load_solution
 from largebatch.tuning.measure.subspace import Subspace
 
@@ -202,7 +202,7 @@ def test_a_small_curvature_is_not_lost_in_the_rounding_of_float32(runs: tuple[Pa
     single = epsilon_sharpness(solution, 3e-4, 5)
     solution.model.double()
     solution.model.register_forward_pre_hook(lambda model, inputs: tuple(each.double() for each in inputs))
-    exact = epsilon_sharpness(solution, 3e-4, 5, search=BoxSearch(small=-1.0))
+    exact = epsilon_sharpness(solution, 3e-4, 5, small=-1.0)
     assert abs(exact.curved) < 1e-2 * exact.value
     assert single.curved == pytest.approx(exact.curved, rel=0.3)
     assert single.linear == pytest.approx(exact.linear, rel=1e-5)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import NamedTuple
 
 import torch
 
@@ -14,15 +13,8 @@ from largebatch.tuning.sweep.trials.resources import Shares, split_machines
 from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcesses
 
 
-class Trainers(NamedTuple):
-    """What a sweep's runs are trained by."""
-
-    processes: Processes
-    shares: Shares
-
-
 @contextmanager
-def trainers(resources: ResourcesSpec, options: TrainOptions, device: str, warm: WarmProcesses | None = None) -> Iterator[Trainers]:
+def trainers(resources: ResourcesSpec, options: TrainOptions, device: str, warm: WarmProcesses | None = None) -> Iterator[tuple[Processes, Shares]]:
     """The processes for a sweep's runs, and what each run gets. They end with the block.
 
     Ray's where there is one by its address, where a run has several workers, and where runs may have GPUs: those it deals out.
@@ -34,7 +26,7 @@ def trainers(resources: ResourcesSpec, options: TrainOptions, device: str, warm:
     if options.ray_address is None and resources.workers == 1 and not may_have_gpu:
         shares = split_machines([{"CPU": float(os.cpu_count() or 1)}], resources, device)
         with nullcontext(warm) if warm else WarmProcesses() as processes:
-            yield Trainers(processes, shares)
+            yield processes, shares
         return
     from largebatch.jobs.launch.on_ray.cluster import connected  # the lazy gate to Ray
     from largebatch.tuning.sweep.trials.on_ray.ray_actors import machines
@@ -42,4 +34,4 @@ def trainers(resources: ResourcesSpec, options: TrainOptions, device: str, warm:
 
     with connected(options):
         shares = split_machines(machines(), resources, device)
-        yield Trainers(RayProcesses(shares), shares)
+        yield RayProcesses(shares), shares

@@ -24,21 +24,17 @@ class Answer(BaseModel):
     ends_early: bool
 
 
-class _Told(BaseModel):
-    """An evaluation, or the end of a run. None: the child that trained it died."""
-
-    report: TrialReport | None
-
-
 REQUEST: TypeAdapter[Begin | Answer] = TypeAdapter(Begin | Answer)
+_REPORT: TypeAdapter[TrialReport | None] = TypeAdapter(TrialReport | None)
+"""An evaluation, or the end of a run. None: the child that trained it died."""
 
 
 def news_line(report: TrialReport | None) -> str:
     """A report as a line, with its end. Args: report: None where a child died."""
-    return f"{_Told(report=report).model_dump_json()}\n"
+    return f"{_REPORT.dump_json(report).decode()}\n"
 
 
 def read_news(line: str) -> TrialReport | Lost:
     """What such a line says."""
-    report = _Told.model_validate_json(line).report
+    report = _REPORT.validate_json(line)
     return Lost() if report is None else report
