@@ -100,7 +100,7 @@ class Turns:
         own = self._waiting.setdefault(asker, deque())
         own.append(question)
         try:
-            is_next = self._changed.wait_for(lambda: self._answered is None and self._next() == question, self._patience_s)
+            is_next = self._changed.wait_for(lambda: self._answered is None and min(map(self._place, self._waiting))[1] == question, self._patience_s)
             if not is_next:
                 raise FaultError("", f"its turn has not come within {self._patience_s:g} s: others' questions are being answered.", "Ask again.")
         finally:
@@ -108,9 +108,6 @@ class Turns:
             if not own:
                 del self._waiting[asker]
             self._changed.notify_all()
-
-    def _next(self) -> int:
-        return min(map(self._place, self._waiting))[1]
 
     def _place(self, asker: str) -> tuple[float, int]:
         """What the turn goes by, the least first, and the earliest question of an asker who has one that waits."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -79,17 +80,14 @@ class SweepView:
             if ledger.is_over(trial):
                 self._take(trial)
                 self._num_over_before += 1
+        self._notice = partial(print_plain, console)
         is_live = console.is_terminal
         self.live = Live(console=console, refresh_per_second=REFRESH_PER_S, get_renderable=self._draw) if is_live else nullcontext()
         """The context in which a terminal shows it."""
 
     def listener(self) -> SweepListener:
         """What to hand to the sweep."""
-        return SweepListener(self._begins, self._reports, self._ends, self.notice)
-
-    def notice(self, text: str) -> None:
-        """A line that stays."""
-        print_plain(self._console, text)
+        return SweepListener(self._begins, self._reports, self._ends, self._notice)
 
     @property
     def _num_over(self) -> int:
@@ -109,7 +107,7 @@ class SweepView:
             return
         summary = self._take(trial)
         if not self._console.is_terminal:
-            self.notice(f"{self._num_over}/{self._total}  {trial.run_id}  {how}{_result(summary)}  {self._remaining()}")
+            self._notice(f"{self._num_over}/{self._total}  {trial.run_id}  {how}{_result(summary)}  {self._remaining()}")
 
     def _take(self, trial: Trial) -> RunSummary | None:
         standing, summary = self._standings[trial.group], self._ledger.summary(trial)

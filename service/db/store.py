@@ -48,17 +48,10 @@ SHORT_ID = r"[0-9a-f]{8}"
 _BY_SHORT_ID = sa.select(jobs).where(jobs.c.id.like(sa.bindparam("ending"))).limit(2)
 _BY_ID = sa.select(jobs).where(jobs.c.id == sa.bindparam("id"))
 _IN_STATES = sa.select(jobs).where(jobs.c.state.in_(sa.bindparam("states", expanding=True))).order_by(jobs.c.created_at_s, jobs.c.id)
-
-
-def _front() -> sa.Select[Any]:
-    """The front of the queue: the highest priorities first, the oldest of each owner among them."""
-    turn = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
-    ranked = sa.select(*BRIEF, turn.label("turn")).where(jobs.c.state == State.QUEUED).subquery()
-    return sa.select(ranked).order_by(ranked.c.turn).limit(sa.bindparam("most", type_=sa.Integer))
-
-
-_FRONT = _front()
-"""Made once, as the others are: it is asked for twice a second, and making it takes longer than asking."""
+_TURN = sa.func.row_number().over(partition_by=jobs.c.owner, order_by=(jobs.c.priority.desc(), jobs.c.created_at_s, jobs.c.id))
+_RANKED = sa.select(*BRIEF, _TURN.label("turn")).where(jobs.c.state == State.QUEUED).subquery()
+_FRONT = sa.select(_RANKED).order_by(_RANKED.c.turn).limit(sa.bindparam("most", type_=sa.Integer))
+"""See `Store.waiting`. Made once, as the others are: it is asked for twice a second, and making it takes longer than asking."""
 _TAKE_LEASE = """
     INSERT INTO leases (name, holder, expires_at_s) VALUES (:name, :holder, {now} + :seconds)
     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at_s = excluded.expires_at_s

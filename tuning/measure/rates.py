@@ -15,9 +15,10 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
-from largebatch.jobs.engine.evaluation.evaluate import Scores, evaluate
+from largebatch.jobs.engine.evaluation.evaluate import evaluate
 from largebatch.jobs.engine.loop import train
 from largebatch.jobs.errors import DivergedError, InputError
 from largebatch.jobs.models.snapshot import restored
@@ -172,11 +173,7 @@ def loss_of_short_run(job: Prepared, rate: float) -> float:
     part, last = job.dataset.evaluated, _Last()
     with restored(job.model):
         state = new_state(job)
-        evaluated = evaluation_batches(job, part)
-
-        def score() -> Scores:
-            return evaluate(state, evaluated, len(part), spec.precision)
-
+        score = partial(evaluate, state, evaluation_batches(job, part), len(part), spec.precision)
         try:
             train(state, job.plan, training_batches(job), score, last, lambda is_best: None, lambda: False, job.dataset.evaluated_on)
         except DivergedError:

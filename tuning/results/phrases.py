@@ -6,7 +6,7 @@ from largebatch.jobs.engine.core_wait import DISTURBED
 from largebatch.jobs.optim.configs.registry import OPTIMIZERS
 from largebatch.tuning.results.answers import Choice
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.results.unit import SAMPLES, Unit, in_digits
+from largebatch.tuning.results.unit import Unit, in_digits
 
 
 def number(value: float | None, form: str) -> str:
@@ -48,15 +48,10 @@ def seconds_in_words(seconds: float) -> str:
     return f"{in_digits(seconds, 3)} s"
 
 
-def settings_in_words(choice: Choice, unit: Unit = SAMPLES) -> str:
-    """`learning rate 0.1 and momentum 0.9`."""
-    momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {momentum_in_words(choice, unit)}"
-    return f"learning rate {choice.learning_rate:.4g}{momentum}"
-
-
 def choice_in_words(choice: Choice, unit: Unit) -> str:
     """`batch 64 with sgd, learning rate 0.1 and momentum 0.9`."""
-    return f"batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, {settings_in_words(choice, unit)}"
+    momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {momentum_in_words(choice, unit)}"
+    return f"batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}"
 
 
 def cost_in_words(choice: Choice, unit: Unit) -> str:

@@ -226,11 +226,11 @@ def _one_fewer(batches: list[int], seconds_at: Callable[[int], float], kept: int
     def without(left_out: int) -> list[int]:
         return [batch for batch in batches if batch != left_out]
 
-    def widest_gap(left_out: int) -> float:
-        return max(larger / smaller for smaller, larger in pairwise(without(left_out)))
-
     end = batches[-1] if seconds_at(batches[-1]) > 2 * seconds_at(batches[0]) else batches[0]
-    return without(end if end != kept else min(batches[1:-1], key=lambda batch: (widest_gap(batch), -seconds_at(batch))))
+    if end != kept:
+        return without(end)
+    widest_gap = {batch: max(larger / smaller for smaller, larger in pairwise(without(batch))) for batch in batches[1:-1]}
+    return without(min(widest_gap, key=lambda batch: (widest_gap[batch], -seconds_at(batch))))
 
 
 def _nearest(own_batch: int, batches: Sequence[int]) -> int:

@@ -37,7 +37,10 @@ def asking_once(mapping: Path | None) -> AskNames:
     def ask(runs: ForeignRuns) -> MlflowNames | None:
         file = mapping or Path(f"mlflow-{re.sub(r'[^A-Za-z0-9_.-]+', '-', runs.experiment)}.yaml")
         if file.exists():
-            return _read(file)
+            try:
+                return MlflowNames.model_validate(read_document(file))
+            except pydantic.ValidationError as error:
+                raise first_mistake(error, MlflowNames) from None
         if mapping is None and runs.has_ours:
             return None
         if not sys.stdin.isatty():
@@ -50,13 +53,6 @@ def asking_once(mapping: Path | None) -> AskNames:
         return names
 
     return ask
-
-
-def _read(file: Path) -> MlflowNames:
-    try:
-        return MlflowNames.model_validate(read_document(file))
-    except pydantic.ValidationError as error:
-        raise first_mistake(error, MlflowNames) from None
 
 
 def _asked(runs: ForeignRuns) -> MlflowNames:

@@ -43,7 +43,8 @@ def ready_recipe(run: RunResult, says: str, file: Path | None = None) -> ReadyRe
         document = {**spec.model_dump(mode="json", exclude_defaults=True), "optimizer": spec.optimizer.model_dump(mode="json"), "description": says}
         text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000)
         place = [str(file)] if file else [str(run.folder / run_folder.SPEC), *_changes(run_folder.begun_spec(run.folder), spec)]
-        environment = _environment(run.folder)
+        path = run.folder / run_folder.ENVIRONMENT
+        environment: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         words = [*place, *_options(environment, run.summary.world_size)]
         return ReadyRecipe(text=text, command=f"{_threads(environment, run)}{TRAIN} {shlex.join(words)}")
     return None
@@ -81,13 +82,6 @@ def _studied(folder: Path) -> TrainSpec:
 
 def _without(beginnings: tuple[str, ...], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if not name.startswith(beginnings)}
-
-
-def _environment(run_dir: Path) -> dict[str, Any]:
-    """What the run's folder says of where it was trained; empty where it says nothing."""
-    path = run_dir / run_folder.ENVIRONMENT
-    environment: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return environment
 
 
 def _changes(begun: TrainSpec, own: TrainSpec) -> list[str]:
