@@ -129,8 +129,6 @@ class Findings:
         """The best of each batch size among the runs whose batch stays: of one that grows there is no one batch that its samples are of."""
         if self.compares_optimizers:
             return [best for side in self.by_optimizer.values() for best in side.fitted]
-        if not any(run.grows for run in self.runs):
-            return self.best
         return best_of_each_batch([tried for tried in self.configurations if not tried.first.grows])
 
     @cached_property

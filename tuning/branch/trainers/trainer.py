@@ -14,9 +14,8 @@ GO_ON = "Go on with the same command: what was done is kept."
 class Trainer(Protocol):
     """Trains what it takes from an iterator, which gives a branch only while one may begin."""
 
-    @property
-    def num_concurrent(self) -> int:
-        """How many branches it trains at a time."""
+    num_concurrent: int
+    """How many branches it trains at a time."""
 
     def results(self, branches: Iterator[tuple[BranchPoint, Branch]], should_stop: Callable[[], bool], notify: Callable[[str], None]) -> Results:
         """Each result as it comes, until none is under way and none may begin; after a stop those under way come to nothing.

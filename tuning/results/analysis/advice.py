@@ -131,11 +131,8 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
 
 def _ties(best: Choice, choices: Sequence[Choice], *costs: Cost) -> list[Tie]:
     """The choices that are not told from the best one in a cost, or in the product of several."""
-    ties = []
-    for choice in choices:
-        if choice is not best and (by := tied_by(best, choice, costs)) is not None:
-            ties.append(Tie(global_batch_size=choice.global_batch_size, optimizer=choice.optimizer, by=by))
-    return ties
+    others = [(choice, tied_by(best, choice, costs)) for choice in choices if choice is not best]
+    return [Tie(global_batch_size=choice.global_batch_size, optimizer=choice.optimizer, by=by) for choice, by in others if by is not None]
 
 
 def tied_by(best: Choice, other: Choice, costs: Sequence[Cost]) -> Literal["seeds", "evaluations"] | None:
