@@ -37,12 +37,9 @@ class OwnCode(NamedTuple):
             return ""
         more = len(self.left_out) - NAMES_SHOWN
         said = f"Not sent along: {', '.join(self.left_out[:NAMES_SHOWN])}{f' and {more} more' if more > 0 else ''}."
-        wanted = f"({NO_PYTHON})" in " ".join(self.left_out)
-        return (
-            f"{said} Small files that your code reads go along from beside it: from this folder itself, and from folders with Python in them."
-            * wanted
-            or said
-        )
+        if f"({NO_PYTHON})" not in " ".join(self.left_out):
+            return said
+        return f"{said} Small files that your code reads go along from beside it: from this folder itself, and from folders with Python in them."
 
 
 def own_code(source: Path, modules: Collection[str]) -> OwnCode:

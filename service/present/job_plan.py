@@ -32,11 +32,9 @@ def holds_in_words(job: Job, counts: Mapping[str, int]) -> list[PlanLine]:
     gpus = f"{job.gpus} GPU{'s' * (job.gpus > 1)}" if job.gpus else "no GPU"
     held = f"{job.cpus:g} CPU core{'s' * (job.cpus != 1)}, {gpus} and {job.memory_gib:.3g} GiB of memory while it runs{workers}"
     running, waiting = sum(counts[state] for state in ACTIVE), counts[State.QUEUED]
-    turn = (
-        f"{running} jobs run and {waiting} wait: it starts when there is room, and its turn has come"
-        if running or waiting
-        else "at once: nothing else runs"
-    )
+    turn = "at once: nothing else runs"
+    if running or waiting:
+        turn = f"{running} jobs run and {waiting} wait: it starts when there is room, and its turn has come"
     return [PlanLine(what="holds", how=held), PlanLine(what="starts", how=turn)]
 
 

@@ -85,13 +85,8 @@ def remedies(job: Job) -> list[Remedy]:
         return _after_divergence(spec, job.progress.get("step"), job.progress.get("epoch"))
     if job.outcome == Outcome.MISSED and spec.stop.epochs is not None:
         epochs = spec.stop.epochs * LONGER
-        return [
-            Remedy(
-                text=f"It missed its target in {spec.stop.epochs:g} {'epoch' if spec.stop.epochs == 1 else 'epochs'}: let it go on to {epochs:g}.",
-                set={"stop.epochs": epochs},
-                resumes=job.added_bytes is None,
-            )
-        ]
+        text = f"It missed its target in {spec.stop.epochs:g} {'epoch' if spec.stop.epochs == 1 else 'epochs'}: let it go on to {epochs:g}."
+        return [Remedy(text=text, set={"stop.epochs": epochs}, resumes=job.added_bytes is None)]
     if any(words in reason for words in OUT_OF_MEMORY):
         micro = spec.batch.micro_batch_size
         half = max(micro // 2, 1) if isinstance(micro, int) else 16

@@ -333,13 +333,12 @@ def _costs(findings: Findings, field: str, spent: str, name: str, unit: Unit = S
     """What each batch cost under each optimizer, in one colour, and those that missed. Args: field: the spread; spent: of the runs' summaries."""
     series = list[Series]()
     for number, side in enumerate(findings.by_optimizer.values()):
-        measured = [
-            replace(_measured(side.runs[0].optimizer if findings.compares_optimizers else "measured", side.reached, field, unit), colour=number)
-        ]
+        label = side.runs[0].optimizer if findings.compares_optimizers else "measured"
+        measured = [replace(_measured(label, side.reached, field, unit), colour=number)] if side.reached else []
         missed = _missed(side, spent, name, unit)
         if findings.compares_optimizers:
             missed = [replace(line, name=_named(findings, side, "missed"), colour=number) for line in missed]
-        series += [*(measured if side.reached else []), *missed]
+        series += [*measured, *missed]
     return series
 
 

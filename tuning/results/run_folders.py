@@ -46,11 +46,8 @@ def runs_of_folder(folder: Path) -> FolderRuns:
         num_unended = sum(not (path.parent / run_folder.SUMMARY).is_file() for path in sweep_dir.glob(f"*/{run_folder.SPEC}"))
         if not ended and not num_unended:
             if _is_run(folder):
-                goes_on = (
-                    "Wait for the program that records it."
-                    if run_folder.was_recorded(folder)
-                    else f"Go on with it: largebatch train --resume {folder}"
-                )
+                go_on = f"Go on with it: largebatch train --resume {folder}"
+                goes_on = "Wait for the program that records it." if run_folder.was_recorded(folder) else go_on
                 raise NoRunsError("FOLDER", f"{folder} is a run that has not ended.", goes_on)
             problem = f"{folder} {'holds no runs' if folder.is_dir() else 'is not a folder'}."
             raise NoRunsError("FOLDER", problem, f"Give run folders, or the folder of a sweep or a study{_such_as(searches)}.")

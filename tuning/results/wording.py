@@ -181,14 +181,8 @@ def _too_few_in_words(findings: Findings) -> list[str]:
     few = [side for side in findings.by_optimizer.values() if side.critical_batch is None]
     first = [told for side in few for told in _at_first_evaluation_in_words(side, findings.compares_optimizers)]
     after = " after their first evaluation" if first else ""
-    return [
-        " ".join(
-            [
-                f"For a critical batch size at least three batch sizes must reach the target in half of their runs{after}; {did}.",
-                *first,
-            ]
-        )
-    ]
+    told = f"For a critical batch size at least three batch sizes must reach the target in half of their runs{after}; {did}."
+    return [" ".join([told, *first])]
 
 
 def _at_first_evaluation_in_words(side: Findings, is_named: bool) -> list[str]:

@@ -84,11 +84,8 @@ def _read(name: str | None, resume: Path | None, output_dir: Path) -> tuple[Path
     if resume is not None and name is None:
         if not (resume / SWEEP).is_file():
             raise SpecError("--resume", f"{resume} is not a sweep's folder: it has no {SWEEP}.", "Give the folder that the sweep printed.")
-        return (
-            resume,
-            begun_sweep((resume / SWEEP).read_text()),
-            TrainSpec.model_validate_json((resume / BASE).read_text()),
-        )
+        spec, base = begun_sweep((resume / SWEEP).read_text()), TrainSpec.model_validate_json((resume / BASE).read_text())
+        return resume, spec, base
     if name is None or resume is not None:
         raise SpecError("SWEEP", "give either a sweep or --resume DIR.")
     file = find_sweep(name)

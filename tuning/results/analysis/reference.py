@@ -61,11 +61,8 @@ def curve_through(run: RunResult, target: float) -> Curve:
     way = [estimate for estimate in run.noise_estimates if estimate.step <= met.at.step]
     critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
     if critical is None or critical <= 0:
-        raise InputError(
-            "run",
-            f"{summary.run_id} has no gradient noise scale.",
-            "Set gradient.noise_every_steps and gradient.noise_from=all, or use a larger batch.",
-        )
+        hint = "Set gradient.noise_every_steps and gradient.noise_from=all, or use a larger batch."
+        raise InputError("run", f"{summary.run_id} has no gradient noise scale.", hint)
     return Curve(met, summary.global_batch_size, critical)
 
 

@@ -29,16 +29,8 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
     misses = _misses(findings, choice)
     chances = [] if ties else _apart_by_chance(choice, findings.choices)
     held_up = [] if ties else _held_up(findings, choice)
-    doubts = (
-        misses
-        + _seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs)
-        + _ties(ties)
-        + chances
-        + held_up
-        + unsteady_clock(findings)
-        + _measurement(findings, choice)
-        + _search(findings, choice)
-    )
+    doubts = [*misses, *_seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs), *_ties(ties), *chances, *held_up]
+    doubts += [*unsteady_clock(findings), *_measurement(findings, choice), *_search(findings, choice)]
     verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses or chances or held_up else "sure"
     return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
 
