@@ -89,13 +89,9 @@ class Findings:
         names = list(dict.fromkeys(run.optimizer for run in self.runs))
         if len(names) == 1:
             return {names[0]: self}
-        own = self.as_it_was if self.counts_as_it_was else None
-        return {
-            name: replace(
-                self, runs=tuple(run for run in self.runs if run.optimizer == name), counts_as_it_was=own is not None and own.optimizer == name
-            )
-            for name in names
-        }
+        own = self.as_it_was.optimizer if self.counts_as_it_was and self.as_it_was else None
+        runs = {name: tuple(run for run in self.runs if run.optimizer == name) for name in names}
+        return {name: replace(self, runs=of_name, counts_as_it_was=name == own) for name, of_name in runs.items()}
 
     @property
     def compares_optimizers(self) -> bool:
