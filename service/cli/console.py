@@ -69,15 +69,8 @@ class TrainingView:
         self._first: StepRecord | None = None
         self._last: StepRecord | None = None
         self._unit = SAMPLES
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("[cyan]{task.fields[left]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not self._live,
-        )
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("[cyan]{task.fields[left]}"), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=console, transient=True, disable=not self._live)
         """The line that moves, on a terminal; a context manager."""
         self._task: Any = self.progress.add_task("preparing", total=None, left=time_left(None))
 

@@ -59,19 +59,16 @@ def _next_steps(job: Job, code: str | None) -> NextSteps:
         sweep = {name: value for name, value in job.spec.items() if value not in (None, {}, [])}
         train, submit = (file_command(command, "sweep.json", sweep, more) for command, more in (
             ("largebatch sweep", ""), ("largebatch remote submit --sweep", holds)))  # fmt: skip
-        return NextSteps(train_command=train, submit_command=submit, remedies=remedies(job))
-    if job.kind is Kind.STUDY:
+    elif job.kind is Kind.STUDY:
         optimizers = f" --optimizers {','.join(job.spec['optimizers'])}" if job.spec["optimizers"] else ""
         budget = f" --budget {job.spec['budget_s']:g}s{optimizers}"
         train, submit = (spec_command(command, job.recipe, job.base or {}, budget + more) for command, more in (
             ("largebatch study", ""), ("largebatch remote submit", f" --study{holds}")))  # fmt: skip
-        return NextSteps(train_command=train, submit_command=submit, remedies=remedies(job))
-    workers = f" --workers {job.workers}" if job.workers else ""
-    return NextSteps(
-        train_command=spec_command("largebatch train", job.recipe, job.spec, workers),
-        submit_command=spec_command("largebatch remote submit", job.recipe, job.spec, workers + holds),
-        remedies=remedies(job),
-    )
+    else:
+        workers = f" --workers {job.workers}" if job.workers else ""
+        train, submit = (spec_command(command, job.recipe, job.spec, workers + more) for command, more in (
+            ("largebatch train", ""), ("largebatch remote submit", holds)))  # fmt: skip
+    return NextSteps(train_command=train, submit_command=submit, remedies=remedies(job))
 
 
 def remedies(job: Job) -> list[Remedy]:

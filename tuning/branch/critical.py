@@ -75,7 +75,7 @@ def critical_batch(losses: Losses, multiples: Sequence[int], global_batch_size: 
     num_finite = int(np.isfinite(mean).cumprod().sum())
     ks = np.asarray(multiples, dtype=float)
     spread = float(losses[:, 0].std(ddof=1))
-    median_spread = float(np.sqrt(2 * gammaincinv(freedom / 2, 0.5) / freedom))  # of so many normal numbers whose deviation is 1
+    median_spread = float(np.sqrt(2 * gammaincinv(freedom / 2, 0.5) / freedom))  # of freedom + 1 normal numbers whose deviation is 1
     tau = spread / median_spread if tolerance is None else tolerance
 
     draws = np.random.default_rng(0)

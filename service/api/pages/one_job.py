@@ -106,13 +106,8 @@ def trial_page(request: Request, kinds: Literal["sweeps", "studies"], job_id: st
                   "reason": view.why or None, "outcome": view.outcome, "summary": summary, "global_batch_size": batch,
                   "progress": {**progress_of_run(folder), **(fallen(folder) if summary else {})}}  # fmt: skip
     as_run = Job.model_validate({**job.model_dump(), **of_the_run})
-    left: dict[str, Any] = {
-        "files": files_in(folder),
-        "weights": [],
-        "plan": [*plan_in_words(read_plan(folder))],
-        "size": size_in_words,
-        "next": next_steps(as_run, has_code=deps.has_code(who, job)),
-    }
+    left: dict[str, Any] = {"files": files_in(folder), "weights": [], "plan": [*plan_in_words(read_plan(folder))], "size": size_in_words}
+    left["next"] = next_steps(as_run, has_code=deps.has_code(who, job))
     api = f"/v1/{kinds}/{job.id}/runs/{run_id}"
     at = f"/v1/{kinds}/{job.id}/artifacts/{folder.relative_to(deps.settings.runs_dir / job.id)}"
     return render(request, "run.html", job=JobDetails.model_validate(as_run), api=api, files_at=at, sweep=job, **_of_every_job(as_run), **left)

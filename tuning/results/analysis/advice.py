@@ -106,27 +106,13 @@ def advise(choices: Sequence[Choice], limits: Sequence[Limit] = (), unit: Unit =
     as_good = _ties(knee, choices, "seconds", "samples")
     more_samples = f"{times_in_words(soonest.samples / cheapest.samples)} the {unit.name} of the cheapest"
     more_time = f"{times_in_words(cheapest.seconds / soonest.seconds)} the training time of the soonest"
-    return [
-        Advice(
-            question="soonest",
-            choice=soonest,
-            reason=_versus(soonest, cheapest, more_samples, "sooner", names.alike("as soon as", as_soon), names),
-            ties=as_soon,
-        ),
-        Advice(
-            question="cheapest",
-            choice=cheapest,
-            reason=_versus(cheapest, soonest, more_time, f"with fewer {unit.name}", names.alike(f"with as few {unit.name} as", as_cheap), names),
-            ties=as_cheap,
-        ),
-        Advice(
-            question="knee",
-            choice=knee,
-            reason=_between(knee, soonest, cheapest, len(standing), unit) + _beside(names.alike("is as good as", as_good)),
-            ties=as_good,
-        ),
-        *within,
+    soon, few = names.alike("as soon as", as_soon), names.alike(f"with as few {unit.name} as", as_cheap)
+    told = [
+        ("soonest", soonest, _versus(soonest, cheapest, more_samples, "sooner", soon, names), as_soon),
+        ("cheapest", cheapest, _versus(cheapest, soonest, more_time, f"with fewer {unit.name}", few, names), as_cheap),
+        ("knee", knee, _between(knee, soonest, cheapest, len(standing), unit) + _beside(names.alike("is as good as", as_good)), as_good),
     ]
+    return [*(Advice(question=question, choice=choice, reason=reason, ties=ties) for question, choice, reason, ties in told), *within]
 
 
 def _ties(best: Choice, choices: Sequence[Choice], *costs: Cost) -> list[Tie]:

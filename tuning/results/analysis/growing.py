@@ -75,10 +75,8 @@ def _of_optimizer(optimizer: str, runs: Sequence[RunResult], branched: Sequence[
     evidence = [*(Evidence(source="measured", text=measured.text) for measured in (*pairs, *branches)), *published]
     verdict = _decided(pairs, branches)
     is_recorded = all(run.is_recorded for run in runs if run.optimizer == optimizer)
-    if verdict is None:
-        return GrowthAdvice(optimizer=optimizer, verdict=literature, is_measured=False, evidence=evidence, is_recorded=is_recorded)
-    told: Verdict = "measure" if verdict == "try" else verdict
-    return GrowthAdvice(optimizer=optimizer, verdict=told, is_measured=True, evidence=evidence, is_recorded=is_recorded)
+    told: Verdict = literature if verdict is None else "measure" if verdict == "try" else verdict
+    return GrowthAdvice(optimizer=optimizer, verdict=told, is_measured=verdict is not None, evidence=evidence, is_recorded=is_recorded)
 
 
 def _decided(pairs: Sequence[Measured], branches: Sequence[Measured]) -> Verdict | Literal["try"] | None:
