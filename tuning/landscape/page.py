@@ -5,13 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from largebatch.jobs.whole_files import storage_errors, write_text
 from largebatch.tuning.landscape.pictures import ARROW_COLOURS, ARROWS, Scene
 from largebatch.tuning.report.charts import COLOURS
-from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json
+from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json, as_script
 
 PAGE = "landscape.html"
 DIGITS = 4
@@ -20,10 +17,10 @@ DIGITS = 4
 
 def write_page(folder: Path, scenes: Sequence[Scene]) -> Path:
     """Write the page of all scenes, which have the same sides. Returns the page. Raises: StorageError."""
-    script = Markup(json.dumps([_scene(scene) for scene in scenes]).replace("</", "<\\/"))
+    script = as_script([_scene(scene) for scene in scenes])
     legend = [(name, COLOURS[colour]) for name, colour in zip(ARROWS, ARROW_COLOURS, strict=True)]
     sides, page = [path.side.name for path in scenes[0].paths], TEMPLATES.get_template("landscape.html")
-    shown = page.render(scenes=scenes, sides=sides, legend=legend, script=script, plotly=Markup(get_plotlyjs()))
+    shown = page.render(scenes=scenes, sides=sides, legend=legend, script=script)
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PAGE, shown)
@@ -51,8 +48,4 @@ def _scene(scene: Scene) -> dict[str, Any]:
 
 def _rounded(data: Any) -> Any:
     """The same data, with shorter numbers."""
-    if isinstance(data, float):
-        return float(f"{data:.{DIGITS}g}")
-    if isinstance(data, list | tuple):
-        return [_rounded(item) for item in data]
-    return {key: _rounded(item) for key, item in data.items()} if isinstance(data, dict) else data
+    return json.loads(json.dumps(data), parse_float=lambda number: float(f"{float(number):.{DIGITS}g}"))

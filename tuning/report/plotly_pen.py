@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from largebatch.tuning.report.view import Axis, View, view_of
 TEMPLATES = Environment(loader=PackageLoader("largebatch.tuning.report"), autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
 
 TEMPLATES.filters["coded"] = coded
+TEMPLATES.globals["plotly"] = get_plotlyjs
 
 SYMBOLS = {"circle": "circle", "x": "x", "ring": "circle-open"}
 MODES = {"line": "lines", "marks": "markers", "both": "lines+markers", "arrow": "lines+markers"}
@@ -58,13 +59,13 @@ def as_json(chart: Chart) -> dict[str, Any]:
 def write_page(chart: Chart, path: Path) -> None:
     """One page with one figure, and under it its conditions; it holds its script and opens without a network."""
     page = TEMPLATES.get_template("figure.html")
-    path.write_text(page.render(chart=chart, figures=as_script({chart.name: as_json(chart)}), plotly=Markup(get_plotlyjs())))
+    path.write_text(page.render(chart=chart, figures=as_script({chart.name: as_json(chart)})))
 
 
-def as_script(figures: Mapping[str, Any]) -> Markup:
-    """Figures by name, as a page's script holds them."""
+def as_script(data: Any) -> Markup:
+    """Figures, or what else there is in JSON, as a page's script holds them."""
     # "</" would end the script element; in JSON "<\/" is the same text.
-    return Markup(json.dumps(dict(figures)).replace("</", "<\\/"))
+    return Markup(json.dumps(data).replace("</", "<\\/"))
 
 
 def _draw_heat(figure: Any, heat: Heat) -> None:

@@ -5,14 +5,10 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
-
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.jobs.whole_files import storage_errors, write_text
@@ -93,7 +89,7 @@ def _write(
     numbers: ReportNumbers | ReportOfNothing,
     tables: Sequence[Table] = (),
     charts: Sequence[Chart] = (),
-    figures: Mapping[str, Any] = MappingProxyType({}),
+    figures: dict[str, Any] | None = None,
 ) -> Path:
     """Write numbers and page. Args: figures: by chart."""
     with storage_errors(folder):
@@ -101,8 +97,8 @@ def _write(
     write_text(folder / "report.json", json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
     card = numbers.card if isinstance(numbers, ReportNumbers) else None
     shown = TEMPLATES.get_template("report.html").render(
-        title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts, figures=as_script(figures),
-        plotly=Markup(get_plotlyjs()), origin=numbers.origin,
+        title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts,
+        figures=as_script(figures or {}), origin=numbers.origin,
     )  # fmt: skip
     write_text(folder / "report.html", shown)
     return folder / "report.html"
