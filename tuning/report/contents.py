@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.jobs.tracking.mlflow_store import brief
@@ -17,24 +17,13 @@ from largebatch.tuning.report.batch_figures import (
 )
 from largebatch.tuning.report.charts import Chart, slug
 from largebatch.tuning.report.run_figures import MOST_CURVES, score_curves
+from largebatch.tuning.report.schema import FailedPart
 from largebatch.tuning.results.analysis.prediction import Miss, Predicted
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.unit import SAMPLES
 
 Result = TypeVar("Result")
-
-
-class Failed(NamedTuple):
-    """What is not there, and why."""
-
-    what: str
-    why: str
-
-    @property
-    def in_words(self) -> str:
-        """One sentence."""
-        return f"Left out: {self.what}. {self.why}"
 
 
 class Attempts:
@@ -44,7 +33,7 @@ class Attempts:
     """
 
     def __init__(self, on_failure: Callable[[str], None] = lambda text: None) -> None:
-        self.failed: list[Failed] = []
+        self.failed: list[FailedPart] = []
         self._on_failure = on_failure
 
     def attempt(self, what: str, do: Callable[[], Result]) -> Result | None:
@@ -53,7 +42,7 @@ class Attempts:
             return do()
         except Exception as error:
             why = str(error) if isinstance(error, LargebatchError) else f"{type(error).__name__}: {brief(error).rstrip('.')}."
-            self.failed.append(Failed(what, why))
+            self.failed.append(FailedPart(what=what, why=why))
             self._on_failure(self.failed[-1].in_words)
             return None
 

@@ -55,7 +55,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
         {
             **answer.numbers(),
             "words": [*answer.words, *extras.words, *(failure.in_words for failure in failed)],
-            "failed": [failure._asdict() for failure in failed],
+            "failed": failed,
             "profile": extras.profile,
             "predicted": [prediction._asdict() for prediction in extras.predicted],
             "prediction_errors": [{**miss._asdict(), "error": miss.error} for miss in extras.misses],

@@ -33,6 +33,11 @@ class FailedPart(Answer):
     what: str
     why: str
 
+    @property
+    def in_words(self) -> str:
+        """One sentence."""
+        return f"Left out: {self.what}. {self.why}"
+
 
 class PredictedCost(Answer):
     """What was expected of a batch size before the sweep."""

@@ -128,7 +128,7 @@ def sharpness(
         "solutions": entries,
         "evaluated_on": part,
         "lines": {name: [point._asdict() for point in points] for name, points in lines.items()},
-        "failed": [failure._asdict() for failure in attempts.failed],
+        "failed": [failure.model_dump() for failure in attempts.failed],
     }
     if as_json:
         print_answer(json.dumps(answer))
