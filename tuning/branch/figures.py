@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from largebatch.tuning.branch.answer import DUAL, RULES, BranchAnswer
+from largebatch.tuning.branch.critical import BranchedBatch
 from largebatch.tuning.report.batch_figures import BATCH, in_unit
 from largebatch.tuning.report.charts import Chart, Series
-from largebatch.tuning.results.unit import unit_of
+from largebatch.tuning.results.unit import Unit, unit_of
 
 
 def branch_charts(answer: BranchAnswer) -> list[Chart]:
@@ -16,17 +17,15 @@ def branch_charts(answer: BranchAnswer) -> list[Chart]:
 def along_the_run(answer: BranchAnswer) -> Chart:
     """Critical batch, noise scale and the schedule's batch against the samples, or tokens, seen."""
     unit, places = unit_of([answer.tokens_per_sample]), answer.places
-    tried = [place.critical.critical_batch_size or float(max(place.critical.excess)) for place in places]
-    highs = [None if place.critical.high is None else unit.of(place.critical.high) for place in places]
-    seen = [unit.of(place.samples_seen) for place in places]
+    tuned = [(place.samples_seen, place.tuned) for place in places if place.tuned]
     series = [
-        Series("critical batch, by branches", seen, [unit.of(batch) for batch in tried], [unit.of(place.critical.low) for place in places], highs),
-        *_tuned(answer),
+        _critical("critical batch, by branches", unit, [(place.samples_seen, place.critical) for place in places]),
+        *([_critical("each rate tuned", unit, tuned, colour=4)] if tuned else []),
         *_noise("noise scale", answer, [place.noise_scale for place in places], colour=1),
         *_noise(DUAL, answer, [place.dual_noise_scale for place in places], colour=3),
         *_schedule(answer),
     ]  # fmt: skip
-    is_open = any(high is None for high in highs)
+    is_open = any(place.critical.high is None for place in places)
     return Chart(
         "critical-batch", f"Critical batch along {answer.run}", f"{unit.name} seen", unit.name, series,
         caption=_caption(answer, "an arrow: above every batch that was tried" if is_open else ""), log_y=True,
@@ -34,15 +33,11 @@ def along_the_run(answer: BranchAnswer) -> Chart:
     )  # fmt: skip
 
 
-def _tuned(answer: BranchAnswer) -> list[Series]:
-    """The critical batch where each batch's rate is tuned; nothing where none was."""
-    unit = unit_of([answer.tokens_per_sample])
-    places = [(unit.of(place.samples_seen), place.tuned) for place in answer.places if place.tuned]
-    if not places:
-        return []
-    tried = [unit.of(tuned.critical_batch_size or float(max(tuned.excess))) for _, tuned in places]
-    highs = [None if tuned.high is None else unit.of(tuned.high) for _, tuned in places]
-    return [Series("each rate tuned", [seen for seen, _ in places], tried, [unit.of(tuned.low) for _, tuned in places], highs, colour=4)]
+def _critical(name: str, unit: Unit, batches: Sequence[tuple[int, BranchedBatch]], colour: int | None = None) -> Series:
+    """Critical batches with their intervals, by samples seen; for one above all that was tried stands the largest of these."""
+    tried = [unit.of(batch.critical_batch_size or float(max(batch.excess))) for _, batch in batches]
+    highs = [None if batch.high is None else unit.of(batch.high) for _, batch in batches]
+    return Series(name, [unit.of(seen) for seen, _ in batches], tried, [unit.of(batch.low) for _, batch in batches], highs, colour=colour)
 
 
 def _noise(name: str, answer: BranchAnswer, scales: Sequence[float | None], colour: int) -> list[Series]:
