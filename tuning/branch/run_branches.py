@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError, PlanError
@@ -83,7 +82,9 @@ def run_branches(origin: Origin, ask: Ask, listener: BranchListener, trainer: Tr
     folder = origin.run_dir / BRANCHES
     with storage_errors(folder):
         folder.mkdir(exist_ok=True)
-    kept = {result.branch: result for result in read_results(folder)}
+    documents = (parse_object(line.content) for line in read_all_lines(folder / BRANCH_LEDGER))  # None: a line that a kill cut short
+    results_before = (BranchResult.model_validate(document) for document in documents if document is not None)
+    kept = {result.branch: result for result in results_before}
     asked = _asked(origin, ask)
     todo = [(point, branch) for point, branch in asked if branch not in kept]
     trained_by = trainer or TrainerHere(origin.job)
@@ -138,12 +139,6 @@ def _asked(origin: Origin, ask: Ask) -> list[tuple[BranchPoint, Branch]]:
                        places=places[point], rate_times=times))
         for order in range(ask.num_orders) for point in origin.points for multiple in origin.multiples for times in ask.rates
     ]  # fmt: skip
-
-
-def read_results(folder: Path) -> list[BranchResult]:
-    """What was kept; a line that a kill cut short is left out."""
-    documents = (parse_object(line.content) for line in read_all_lines(folder / BRANCH_LEDGER))
-    return [BranchResult.model_validate(document) for document in documents if document is not None]
 
 
 def _refuse_diverged(origin: Origin, result: BranchResult) -> None:
