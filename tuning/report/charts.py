@@ -135,9 +135,9 @@ class Chart:
         return [(series, COLOURS[number % len(COLOURS)]) for series, number in zip(self.series, numbers, strict=True)]
 
     @property
-    def shown_ticks(self) -> dict[float, str]:
-        """The x axis' numbers and their texts, not more than there is room for; empty where they come out round by themselves."""
-        ticks = list(self.x_ticks)
+    def shown_ticks(self) -> tuple[float, ...]:
+        """The x axis' numbers, not more than there is room for; empty where they come out round by themselves."""
+        ticks = tuple(self.x_ticks)
         while len(ticks) > MOST_TICKS:
             ticks = ticks[::2]
-        return {tick: f"{tick:,g}" for tick in ticks}
+        return ticks

@@ -59,7 +59,7 @@ def view_of(chart: Chart) -> View | None:
         return None
     bare = Axis(*(chart.x_range or x), chart.log_x, ())
     numbers = ticks(y[0], y[1] if chart.apart is None else chart.apart[0], is_log=chart.log_y)
-    return View(bare._replace(ticks=_with_others(tuple(chart.shown_ticks), bare)), Axis(*(chart.y_range or y), chart.log_y, numbers))
+    return View(bare._replace(ticks=_with_others(chart.shown_ticks, bare)), Axis(*(chart.y_range or y), chart.log_y, numbers))
 
 
 def axis_of(values: Iterable[float], *, is_log: bool) -> Axis | None:
