@@ -19,7 +19,7 @@ from largebatch.tuning.branch.train import Branch, BranchResult
 from largebatch.tuning.branch.trainers.actor import BranchActor
 from largebatch.tuning.branch.trainers.kept_job import Told
 from largebatch.tuning.branch.trainers.trainer import GO_ON, Results
-from largebatch.tuning.sweep.trials.on_ray.ray_actors import ActorNews, RayActors
+from largebatch.tuning.sweep.trials.on_ray.ray_actors import RayActors
 from largebatch.tuning.sweep.trials.processes import GoneError, Lost
 from largebatch.tuning.sweep.trials.resources import Shares
 from largebatch.tuning.sweep.trials.run_trials import MAX_FAILURES, POLL_S
@@ -50,8 +50,8 @@ class RayTrainer:
         """See `Trainer`."""
         try:
             while self._begin(branches) and not should_stop():
-                for news in self._actors.news(POLL_S):
-                    result = self._take(news, notify)
+                for actor, told in self._actors.news(POLL_S):
+                    result = self._take(actor, told, notify)
                     if result is not None:
                         yield result
         except GoneError as error:
@@ -74,9 +74,8 @@ class RayTrainer:
         self._actors.provide(len(self._waiting))
         return bool(self._waiting or self._running)
 
-    def _take(self, news: ActorNews, notify: Callable[[str], None]) -> BranchResult | None:
+    def _take(self, actor: Any, told: Any, notify: Callable[[str], None]) -> BranchResult | None:
         """The result of a branch; None where an actor died, whose branch then waits for another. Raises: what the branch failed of."""
-        actor, told = news
         if isinstance(told, Lost):
             if actor is not None:
                 self._retry(self._running.pop(actor), told, notify)

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
@@ -18,15 +18,6 @@ def machines() -> list[dict[str, float]]:
     """What each machine of the Ray that this process is connected to has, by Ray's names."""
     nodes: Any = ray.nodes  # without types
     return [node["Resources"] for node in nodes() if node["Alive"]]
-
-
-class ActorNews(NamedTuple):
-    """What came of an actor."""
-
-    actor: Any | None
-    """None: one that died before it was ready."""
-    answer: Any
-    """To what it was asked; or `Lost`."""
 
 
 class RayActors:
@@ -69,8 +60,11 @@ class RayActors:
                 ray.kill(actor)
         self._starting, self._working, self._free = {}, {}, []
 
-    def news(self, seconds: float) -> list[ActorNews]:
-        """What has come of them; returns as soon as there is something. Raises: GoneError if Ray is gone, or all its machines."""
+    def news(self, seconds: float) -> list[tuple[Any, Any]]:
+        """What has come of them; returns as soon as there is something. Raises: GoneError if Ray is gone, or all its machines.
+
+        Returns: an actor, None for one that died before it was ready, with its answer to what it was asked, or `Lost`.
+        """
         try:
             ready, _ = ray.wait([*self._working, *self._starting], timeout=seconds)
             self._refuse_empty_cluster()
@@ -78,16 +72,16 @@ class RayActors:
         except (RayError, RuntimeError, ConnectionError) as error:
             raise GoneError(str(error)) from error
 
-    def _news(self, reference: Any) -> ActorNews | None:
+    def _news(self, reference: Any) -> tuple[Any, Any] | None:
         """What came of one reference; nothing where an actor has become ready."""
         starting, working = self._starting.pop(reference, None), self._working.pop(reference, None)
         try:
             answer = ray.get(reference)
         except RayError as error:
             ray.kill(working or starting)
-            return ActorNews(working, Lost(isinstance(error, RayActorError) and error.preempted))
+            return working, Lost(isinstance(error, RayActorError) and error.preempted)
         if working is not None:
-            return ActorNews(working, answer)
+            return working, answer
         self._free.append(starting)
         return None
 

@@ -36,4 +36,4 @@ class RayProcesses(RayActors):
 
     def wait(self, seconds: float) -> list[News]:
         """See `Processes`."""
-        return [News(actor, answer) for actor, answer in self.news(seconds)]
+        return [News(*news) for news in self.news(seconds)]

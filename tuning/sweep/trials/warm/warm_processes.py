@@ -9,7 +9,6 @@ import subprocess
 import threading
 import time
 from queue import Empty, SimpleQueue
-from types import TracebackType
 from typing import Self
 
 from largebatch.jobs.import_paths import environment, python
@@ -80,7 +79,7 @@ class WarmProcesses:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in [*self._all]:
             self._end(process)
 
