@@ -6,6 +6,7 @@ to the database before the backend is asked, and the backend takes each attempt 
 the lease makes passes; were there two for a moment, compare-and-set and the attempts' numbers keep them apart.
 """
 
+import contextlib
 import secrets
 import time
 from pathlib import Path
@@ -75,10 +76,8 @@ class Reconciler:
     def stop(self) -> None:
         """End after the pass under way, and let another replica go on at once."""
         self.background.stop()
-        try:
+        with contextlib.suppress(DatabaseError):  # it runs out by itself
             self._store.give_back(LEASE, self._holder)
-        except DatabaseError:
-            return  # it runs out by itself
 
     def _look(self) -> None:
         if self.holds_lease():

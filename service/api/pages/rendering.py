@@ -26,10 +26,7 @@ HERE = Path(web.__file__).parent
 CARDS = Path(reports.__file__).parent / "templates"
 templates = Jinja2Templates([HERE / "templates", CARDS])
 templates.env.globals.update(states=list(State), final=FINAL)
-templates.env.filters["coded"] = coded
-templates.env.filters["places"] = in_places
-templates.env.filters["clock"] = clock_in_words
-templates.env.filters["at"] = lambda at_s: datetime.fromtimestamp(at_s, UTC)
+templates.env.filters.update(coded=coded, places=in_places, clock=clock_in_words, at=lambda at_s: datetime.fromtimestamp(at_s, UTC))
 
 
 async def visitor(request: Request, deps: Deps) -> Principal:
