@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from buckets import new_bucket
-from chromium import browser  # noqa: F401, a fixture
+from chromium import browser, tab  # noqa: F401, fixtures
 from filelock import FileLock
 from launch_runs import S3_ENVIRONMENT, Head, new_head
 from servers import SECRET, Service, serving

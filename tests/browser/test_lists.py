@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect
+from chromium import Tab
+from playwright.sync_api import expect
 from servers import Service
 from sweep_folders import write_sweep
 from visits import Visit
@@ -44,13 +46,11 @@ def many(service: Service) -> Service:
 
 
 @pytest.fixture
-def visit(browser: Browser, many: Service) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
-    made = Visit(context.new_page(), many.url)
-    yield made
+def visit(tab: Tab, many: Service) -> Iterator[Visit]:
+    with tab.visit(many.url, 1300) as made:
+        yield made
     assert made.foreign == [], "a page asks nobody but its own service"
     assert made.complaints == []
-    context.close()
 
 
 def names(visit: Visit) -> list[str]:
@@ -180,21 +180,19 @@ def test_runs_grouped_by_sweep(visit: Visit, many: Service) -> None:
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
-def test_a_phone_shows_state_name_and_metric(browser: Browser, many: Service, scheme: str) -> None:
+def test_a_phone_shows_state_name_and_metric(tab: Tab, many: Service, scheme: Literal["light", "dark"]) -> None:
     """In light colours, slow, the other visits of this file look for barriers too."""
-    context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark" if scheme == "dark" else "light")
-    visit = Visit(context.new_page(), many.url)
-    for path in ("/runs", "/cluster", "/tokens", "/runs/00000003/about"):
-        visit.go(path)
-        visit.refuse_barriers()
-        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
-        visit.keep(f"phone-{scheme}{path.replace('/', '-')}")
-    visit.go("/runs")
-    heads = [text for text in visit.page.locator("thead th:visible").all_inner_texts() if text.strip()]
-    assert heads == ["Run", "State", "Accuracy"]
-    cut = "[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length"
-    assert visit.page.evaluate(cut) == 0, "a column is cut"
-    context.close()
+    with tab.visit(many.url, 380, 800, scheme) as visit:
+        for path in ("/runs", "/cluster", "/tokens", "/runs/00000003/about"):
+            visit.go(path)
+            visit.refuse_barriers()
+            assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
+            visit.keep(f"phone-{scheme}{path.replace('/', '-')}")
+        visit.go("/runs")
+        heads = [text for text in visit.page.locator("thead th:visible").all_inner_texts() if text.strip()]
+        assert heads == ["Run", "State", "Accuracy"]
+        cut = "[...document.querySelectorAll('.wide')].filter((box) => box.scrollWidth > box.clientWidth).length"
+        assert visit.page.evaluate(cut) == 0, "a column is cut"
 
 
 def test_the_cluster_and_tokens(visit: Visit) -> None:

@@ -2,23 +2,23 @@
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import Browser, expect
+from chromium import Tab
+from playwright.sync_api import expect
 from put_jobs import put_cancelled, put_ended, put_sweep
 from servers import Service
 from visits import PATIENCE_MS, Visit
 
 
 @pytest.fixture
-def visit(browser: Browser, service: Service) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1200, "height": 900})
-    made = Visit(context.new_page(), service.url)
-    yield made
+def visit(tab: Tab, service: Service) -> Iterator[Visit]:
+    with tab.visit(service.url, 1200) as made:
+        yield made
     assert made.foreign == [], "a page asks nobody but its own service"
-    context.close()
 
 
 def test_a_newcomer_submits_the_digits_and_sees_the_curve_grow(visit: Visit, service: Service) -> None:
@@ -321,19 +321,17 @@ def test_new_runs_appear_in_an_open_list(visit: Visit, service: Service) -> None
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.slow), "dark"])
-def test_every_page_is_readable_on_a_phone(browser: Browser, service: Service, scheme: str) -> None:
+def test_every_page_is_readable_on_a_phone(tab: Tab, service: Service, scheme: Literal["light", "dark"]) -> None:
     """In light colours, slow, the other visits of this file look for barriers too."""
-    context = browser.new_context(viewport={"width": 380, "height": 800}, color_scheme="dark" if scheme == "dark" else "light")
-    visit = Visit(context.new_page(), service.url)
-    for path in ("/runs", "/runs/new", "/sweeps", "/sweeps/new", "/studies", "/studies/new", "/compare", "/login"):
-        visit.go(path)
+    with tab.visit(service.url, 380, 800, scheme) as visit:
+        for path in ("/runs", "/runs/new", "/sweeps", "/sweeps/new", "/studies", "/studies/new", "/compare", "/login"):
+            visit.go(path)
+            visit.refuse_barriers()
+            assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
+            visit.keep(f"phone-{scheme}{path.replace('/', '-')}")
+        visit.go("/runs/nothing")
+        expect(visit.page.get_by_text("there is no run")).to_be_visible()
         visit.refuse_barriers()
-        assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{path} is wider than the screen"
-        visit.keep(f"phone-{scheme}{path.replace('/', '-')}")
-    visit.go("/runs/nothing")
-    expect(visit.page.get_by_text("there is no run")).to_be_visible()
-    visit.refuse_barriers()
-    context.close()
 
 
 def test_the_keyboard_is_enough(visit: Visit) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import httpx
 import psutil
 import pytest
+from chromium import Tab
 from made_records import start, step
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import expect
 from ports import free_port
 from servers import NO_TLS, Service, serving, small_disk
 from small_runs import synthetic, wait_for
@@ -42,12 +43,10 @@ def ailing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture
-def visit(browser: Browser, ailing: Service) -> Iterator[Visit]:
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
-    made = Visit(context.new_page(), ailing.url)
-    yield made
+def visit(tab: Tab, ailing: Service) -> Iterator[Visit]:
+    with tab.visit(ailing.url, 1300) as made:
+        yield made
     assert made.foreign == []
-    context.close()
 
 
 def test_what_is_away_or_full_is_said_on_every_page(visit: Visit, ailing: Service) -> None:
