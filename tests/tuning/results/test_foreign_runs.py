@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -40,7 +41,7 @@ def log(client: MlflowClient, experiment: str, params: dict[str, Any], accuracie
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Nine runs that can be read, and three that cannot."""
+    """Of the experiment `nets`: nine runs that can be read, and three that cannot. Making a store's tables takes MLflow seconds."""
     uri = f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri)
     experiment = client.create_experiment("nets")
@@ -147,15 +148,15 @@ USUAL: Points = [(0.5, 10, 10.0), (0.9, 20, 20.0)]
 READ_AS: dict[str, Any] = {"batch": "bs", "learning_rate": "lr", "metric": "val", "better": "higher", "counts": "steps", "train_samples": 100}
 
 
-def read_back(folder: Path, params: dict[str, str], metrics: dict[str, Points], **names: Any) -> Collected:
-    """What is read of an experiment with one run."""
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+def read_back(uri: str, params: dict[str, str], metrics: dict[str, Points], **names: Any) -> Collected:
+    """What is read of an experiment with one run. Args: uri: of a store, in which the experiment is made."""
     client = MlflowClient(tracking_uri=uri)
-    run_id = client.create_run(client.create_experiment("nets"), start_time=BEGAN_MS).info.run_id
+    experiment = f"nets-{uuid4().hex}"
+    run_id = client.create_run(client.create_experiment(experiment), start_time=BEGAN_MS).info.run_id
     logged = [Metric(name, value, BEGAN_MS + round(1000 * seconds), step) for name, points in metrics.items() for value, step, seconds in points]
     client.log_batch(run_id, logged, [Param(name, value) for name, value in {"bs": "32", "lr": "1e-3", **params}.items()])
     client.set_terminated(run_id)
-    return collect_experiment(uri, "nets", lambda runs: MlflowNames(**{**READ_AS, **names}))
+    return collect_experiment(uri, experiment, lambda runs: MlflowNames(**{**READ_AS, **names}))
 
 
 @pytest.mark.parametrize(
@@ -172,19 +173,19 @@ def read_back(folder: Path, params: dict[str, str], metrics: dict[str, Points], 
         ({"n": "0"}, {"val": USUAL}, {"train_samples": "n"}, "have a n below 1"),
     ],
 )
-def test_what_a_run_does_not_say_is_not_guessed(params: dict[str, str], metrics: dict[str, Points], names: Any, why: str, tmp_path: Path) -> None:
-    told = read_back(tmp_path, params, metrics, **names)
+def test_what_a_run_does_not_say_is_not_guessed(params: dict[str, str], metrics: dict[str, Points], names: Any, why: str, store: str) -> None:
+    told = read_back(store, params, metrics, **names)
     assert (told.runs, told.missing) == ([], [f"Left out: 1 run that {why}."])
 
 
-def test_a_score_that_mlflow_keeps_as_the_largest_float_diverged(tmp_path: Path) -> None:
-    (run,) = read_back(tmp_path, {"bs": "64.0", "seed": "None"}, {"val": [(0.5, 10, 10.0), (math.inf, 20, 20.0), (0.9, 30, 30.0)]}, seed="seed").runs
+def test_a_score_that_mlflow_keeps_as_the_largest_float_diverged(store: str) -> None:
+    (run,) = read_back(store, {"bs": "64.0", "seed": "None"}, {"val": [(0.5, 10, 10.0), (math.inf, 20, 20.0), (0.9, 30, 30.0)]}, seed="seed").runs
     assert (run.summary.outcome, run.summary.score, run.summary.samples_seen, run.seed, run.learning_rate) == ("diverged", 0.5, 640, 0, 0.001)
 
 
-def test_seconds_are_those_of_the_step_and_none_before_the_first(tmp_path: Path) -> None:
+def test_seconds_are_those_of_the_step_and_none_before_the_first(store: str) -> None:
     points = {"val": [(0.1, 0, 1.0), (0.4, 10, 10.0), (0.5, 10, 12.0), (0.9, 20, 20.0)], "s": [(3.0, 20, 20.0), (2.0, 10, 12.0), (1.0, 10, 10.0)]}
-    (run,) = read_back(tmp_path, {"seed": "18446744073709551615"}, points, seconds="s", seed="seed").runs
+    (run,) = read_back(store, {"seed": "18446744073709551615"}, points, seconds="s", seed="seed").runs
     assert [(at.step, at.samples, at.training_seconds, at.score) for at in run.evaluations] == [
         (0, 0, 0.0, 0.1),
         (10, 320, 2.0, 0.5),
