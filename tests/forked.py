@@ -1,7 +1,7 @@
 """Commands in processes of their own, to be sent signals, killed, or cut short: forked from one that has imported what they import.
 
-Python, torch and the package take a command seconds, far longer than what it does in a test. What a fresh process does before its work is
-tested where that is the point: tests/jobs/test_own_processes.py, tests/end_to_end/test_engine_alone.py, tests/test_install.py.
+Python, torch and the package take a command seconds, far longer than what it does in a test. What a fresh process does before its work and after
+it is tested where that is the point: tests/jobs/test_own_processes.py, tests/end_to_end/test_engine_alone.py, tests/test_install.py.
 """
 
 import atexit
@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO
@@ -23,11 +24,21 @@ from small_runs import ROOT
 class Forked:
     """A process; of what `subprocess.Popen` has, the same under the same names."""
 
-    def __init__(self, *words: object, folder: Path = ROOT, new_session: bool = False, file_bytes: int | None = None, **environment: str) -> None:
-        """Args: words: after `python`: -m and a module, or -c and code, and arguments; file_bytes: beyond that no file grows, as on a full disk."""
+    def __init__(
+        self,
+        *words: object,
+        folder: Path = ROOT,
+        new_session: bool = False,
+        file_bytes: int | None = None,
+        imports: Sequence[str] = (),
+        **environment: str,
+    ) -> None:
+        """Args: words: after `python`: -m and a module, or -c and code, and arguments; file_bytes: beyond that no file grows, as on a full disk.
+        imports: what it imports and other commands do not: once, before it is forked.
+        """
         command = {
             "words": [*map(str, words)], "folder": str(folder), "new_session": new_session, "file_bytes": file_bytes,
-            "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            "imports": [*imports], "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
         }  # fmt: skip
         reading, writing = zip(*(os.pipe() for _ in range(3)), strict=True)
         socket.send_fds(_server(), [json.dumps(command).encode()], writing)

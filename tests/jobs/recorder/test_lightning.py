@@ -264,7 +264,8 @@ def test_two_processes_write_one_run_of_the_global_batch(tmp_path: Path) -> None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
-    ranks = [Forked("-c", PROGRAM, tmp_path, folder=tmp_path, LOCAL_RANK=str(rank), **meet) for rank in (0, 1)]
+    imported = ("largebatch.lightning", "torch._dynamo")
+    ranks = [Forked("-c", PROGRAM, tmp_path, folder=tmp_path, imports=imported, LOCAL_RANK=str(rank), **meet) for rank in (0, 1)]
     said = [rank.communicate(timeout=180) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], said
     of_whole, of_parts = sorted(
