@@ -3,10 +3,10 @@
 A line: {"world_size", "meeting": a file's path, "answers": a path, "jobs": [{"run_dir", "document", "resumes"}, ...]}. The
 jobs are done one after the other; each rank's summaries go to ANSWERS.RANK, its errors to ANSWERS.RANK.errors, and then
 the worst exit code to standard output. Ranks are forked where torch is imported, which takes longer than what they do; so is
-what torch's and the library's optimizers import when they are first made, 2 to 4 s for each rank otherwise. The digits are read once.
+what torch's optimizers import when they are first made, and the library's where a job names one, 2 to 4 s for each rank otherwise. The digits are
+read once.
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -25,6 +25,8 @@ from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.spec.model_and_data import DatasetSpec
 from largebatch.jobs.spec.read import build_spec
 
+OF_LIBRARY = {"soap", "shampoo"}
+
 
 def train(task: dict[str, Any], rank: int) -> None:
     torch.set_num_threads(1)
@@ -42,6 +44,8 @@ def train(task: dict[str, Any], rank: int) -> None:
 
 def carry_out(task: dict[str, Any]) -> int:
     """The worst exit code of the ranks."""
+    if OF_LIBRARY & {job["document"]["optimizer"].get("name") for job in task["jobs"]}:
+        import_module("pytorch_optimizer")
     started = []
     for rank in range(task["world_size"]):
         pid = os.fork()
@@ -62,9 +66,7 @@ def carry_out(task: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    for name in ("torch._dynamo", "pytorch_optimizer"):
-        with contextlib.suppress(ImportError):
-            import_module(name)
+    import_module("torch._dynamo")
     held = SOURCES["digits"](DatasetSpec(name="digits"), Path("data"))
     SOURCES["digits"] = lambda spec, data_dir: held
     for line in sys.stdin:
