@@ -66,8 +66,6 @@ def next_command(connection: socket.socket) -> dict[str, Any] | None:
         if not message:
             return None
         command = json.loads(message)
-        for name in command["imports"]:
-            importlib.import_module(name)
         if fork(command, files):
             return command
         for file in files:
@@ -107,8 +105,8 @@ class End:
 if __name__ == "__main__":
     end = End()
     atexit.register(end.leave)  # the first of all is the last
-    for name in IMPORTED:
-        importlib.import_module(f"largebatch.{name}")
+    for name in (*(f"largebatch.{name}" for name in IMPORTED), *sys.argv[2:]):
+        importlib.import_module(name)
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as asked:
         found = next_command(asked)

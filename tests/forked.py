@@ -34,14 +34,14 @@ class Forked:
         **environment: str,
     ) -> None:
         """Args: words: after `python`: -m and a module, or -c and code, and arguments; file_bytes: beyond that no file grows, as on a full disk.
-        imports: what it imports and other commands do not: once, before it is forked.
+        imports: what it imports and other commands do not: it is forked from a process of its own, which has imported that too.
         """
         command = {
             "words": [*map(str, words)], "folder": str(folder), "new_session": new_session, "file_bytes": file_bytes,
-            "imports": [*imports], "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
         }  # fmt: skip
         reading, writing = zip(*(os.pipe() for _ in range(3)), strict=True)
-        socket.send_fds(_server(), [json.dumps(command).encode()], writing)
+        socket.send_fds(_server(*imports), [json.dumps(command).encode()], writing)
         for file in writing:
             os.close(file)
         self.stdout: IO[str] = os.fdopen(reading[0])
@@ -94,14 +94,14 @@ class Forked:
 
 
 @cache
-def _server() -> socket.socket:
-    """A way to the one that forks, which ends when this process does."""
+def _server(*imports: str) -> socket.socket:
+    """A way to the one that forks, which ends when this process does. Args: imports: what it imports besides."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("fork_server.py")
     with its:
         server = subprocess.Popen(
-            [sys.executable, script, str(its.fileno())], pass_fds=[its.fileno()], env=environment, stdin=subprocess.DEVNULL,
+            [sys.executable, script, str(its.fileno()), *imports], pass_fds=[its.fileno()], env=environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
 
