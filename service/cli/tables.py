@@ -1,4 +1,4 @@
-"""Prints tables and cards on standard output: whole into a pipe, and with whole numbers on a terminal."""
+"""Prints tables on standard output: whole into a pipe, and with whole numbers on a terminal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -6,18 +6,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from largebatch.jobs.run.records import RunSummary
 from largebatch.jobs.streams import printable
 from largebatch.jobs.tasks.metric import in_places
 from largebatch.service.job import Kind
 from largebatch.tuning.files import told_apart
-from largebatch.tuning.results.card.card import Card
 from largebatch.tuning.results.unit import clock_in_words
 
-COLOURS = {"sure": "green", "tied": "yellow", "unsure": "yellow"}
-"""Of a card's title."""
 GAP = 2
 """Blanks behind a column."""
 MOST_DIFFERING = 5
@@ -152,20 +148,3 @@ def table_of_jobs(jobs: Iterable[dict[str, Any]], kind: Kind) -> Table:
         trained = "" if seconds is None else f"{seconds:.1f} s"
         table.add_row(job["id"], job["name"], job["state"], batch, told, trained, job["owner"], " ".join(job["tags"]))
     return table
-
-
-def print_card(card: Card | None) -> None:
-    """The recommendation, a line for each thing that is said of it, and the command that trains it."""
-    if card is None:
-        return
-    console = output()
-    console.print(Text(card.title, style=f"bold {COLOURS[card.verdict]}"))
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for line in card.lines:
-        table.add_row(Text(line.label, style="bold"), Text(line.text))
-    console.print(table)
-    if card.recipe is not None:
-        console.print(Text.assemble(("  Train it: ", "bold"), card.recipe.command), soft_wrap=True)
-    console.print()

@@ -8,8 +8,9 @@ import typer
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.answer.runs import compare_prediction, find_among, gather, read_profile
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson, RunsToRead, refuse_unless_finite, refuse_unless_positive
-from largebatch.service.cli.tables import print_card, print_rows
+from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.results.analysis.advice import Cost, Limit
 from largebatch.tuning.results.analysis.advice import advise as advise_on

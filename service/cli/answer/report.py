@@ -10,8 +10,8 @@ import typer
 from largebatch.jobs.run.run_folder import refuse_unwritable
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.answer.runs import compare_prediction, find_among, gather
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import RunsToRead, refuse_unless_finite
-from largebatch.service.cli.tables import print_card
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.tuning.report.report import NOTHING, write_report, write_report_of_nothing
 from largebatch.tuning.report.schema import json_schema

@@ -20,9 +20,10 @@ from largebatch.jobs.spec.read import build_spec, read_override, read_spec, reci
 from largebatch.jobs.streams import print_answer, printable
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.jobs.whole_files import storage_errors, write_whole
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import TOKEN_VARIABLE, AsJson, seconds_of
 from largebatch.service.cli.sent_code import bundle_of
-from largebatch.service.cli.tables import output, print_card, print_log, table_of_jobs
+from largebatch.service.cli.tables import output, print_log, table_of_jobs
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.client import WORKED_OUT_S, Client, configured
 from largebatch.service.job import Kind

@@ -79,7 +79,7 @@ def study(
 
 
 def _print_answer(folder: Path, as_json: bool, page: Path) -> None:
-    from largebatch.service.cli.tables import print_card  # see above
+    from largebatch.service.cli.card_view import print_card  # see above
     from largebatch.tuning.results.card.card import Card
 
     numbers = json.loads((page.parent / "report.json").read_text())

@@ -14,9 +14,10 @@ from largebatch.jobs.launch.options import DataDir, Device, RayAddress
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.streams import print_answer
 from largebatch.jobs.tracking.folder_mirror import REPORT
+from largebatch.service.cli.card_view import print_card
 from largebatch.service.cli.options import AsJson
 from largebatch.service.cli.sweep_view import run_with_view
-from largebatch.service.cli.tables import print_card, print_rows
+from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.present.job_plan import plan_facts
 from largebatch.tuning.results.answer_for_mlflow import write_sweeps_answer

@@ -186,16 +186,36 @@ class Ramp:
         self.seen, self.itself = 0, self
 
 
+class SlottedRamp:
+    """One whose attributes are in no dict."""
+
+    __slots__ = ("later", "seen")
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+
+class Absent:
+    """Stands in for what is there in a request alone, as libraries have it."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError("not there yet")
+
+
 class Held(nn.Module):
     """A count in a list, an object or a number of numpy's, by which something begins late, or that a log alone reads."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.layer, self.kind = nn.Linear(8, 3), kind
-        self.state = {"seen": [0, np.int64(0)], "ramp": Ramp()}
+        self.state = {
+            "absent": Absent() if kind == "absent" else None,
+            "seen": [0, np.int64(0)],
+            "ramp": SlottedRamp() if kind == "slots" else Ramp(),
+        }
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if self.kind == "object":
+        if self.kind in {"object", "slots"}:
             self.state["ramp"].seen += self.training
             seen = self.state["ramp"].seen
         else:
@@ -203,20 +223,24 @@ class Held(nn.Module):
             self.state["seen"][place] += self.training
             seen = self.state["seen"][place]
         logits: Tensor = self.layer(inputs)
-        return logits if self.kind == "log" or seen < 300 else 3.0 * logits
+        return logits if self.kind in {"log", "absent"} or seen < 300 else 3.0 * logits
 
 
 def hold(kind: str) -> nn.Module:
     return Held(kind)
 
 
-@pytest.mark.parametrize(("kind", "way"), [("plain", "state['seen'][0]"), ("numpy", "state['seen'][1]"), ("object", "state['ramp'].seen")])
+WAYS = {"plain": "state['seen'][0]", "numpy": "state['seen'][1]", "object": "state['ramp'].seen", "slots": "state['ramp'].seen"}
+
+
+@pytest.mark.parametrize(("kind", "way"), WAYS.items())
 def test_a_count_in_a_list_or_an_object_is_found_as_well(kind: str, way: str) -> None:
     own = {"dataset": {"entry_point": "test_own_task_check:load"}, "model": {"entry_point": f"{__name__}:hold", "arguments": {"kind": kind}}}
     with pytest.raises(PlanError, match=rf"keeps a number from pass to pass, {re.escape(way)} \("):
         small_runs.prepared(**own, task={"entry_point": "test_own_task_check:Counting"})
 
 
-def test_a_count_that_a_log_alone_reads_is_left_alone() -> None:
-    own = {"dataset": {"entry_point": "test_own_task_check:load"}, "model": {"entry_point": f"{__name__}:hold", "arguments": {"kind": "log"}}}
+@pytest.mark.parametrize("kind", ["log", "absent"])
+def test_a_count_that_a_log_alone_reads_is_left_alone(kind: str) -> None:
+    own = {"dataset": {"entry_point": "test_own_task_check:load"}, "model": {"entry_point": f"{__name__}:hold", "arguments": {"kind": kind}}}
     small_runs.prepared(**own, task={"entry_point": "test_own_task_check:Counting"})

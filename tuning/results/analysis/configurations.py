@@ -150,10 +150,15 @@ def spread(values: Sequence[float | None]) -> Spread:
     ranked = sorted(math.inf if value is None else value for value in values)
     count = len(ranked)
     rank = 0  # how many values to leave out on each side
-    while 2 * sum(math.comb(count, k) for k in range(rank + 2)) / 2.0**count <= 0.05 and rank + 1 < count - rank - 1:
+    while 2 * _binomial_below(count, rank + 2) <= 0.05 and rank + 1 < count - rank - 1:
         rank += 1
     middle, low, high = (value if math.isfinite(value) else None for value in (median(ranked), ranked[rank], ranked[-1 - rank]))
     return Spread(median=middle, low=low, high=high, num_reached=sum(map(math.isfinite, ranked)), num_runs=count)
+
+
+def _binomial_below(count: int, bound: int) -> float:
+    """P(Binomial(count, 1/2) < bound)."""
+    return sum(math.comb(count, k) for k in range(bound)) / 2.0**count
 
 
 def overlaps(one: Spread, other: Spread) -> bool:

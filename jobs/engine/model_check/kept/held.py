@@ -3,9 +3,12 @@
 import types
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from largebatch.jobs.entry_points import ANYTHING
 
 MOST, DEEPEST = 100, 4
 """Of what one dict, list or object holds, and how many steps in, that is looked at: a table is none of counts."""
@@ -35,8 +38,8 @@ def in_words(way: Way) -> str:
 def held_by(holder: object) -> Iterator[tuple[Way, Any]]:
     """What a module or a task holds that is no dict, list or object to look into, and the way to it: numbers, tensors, modules. Once each."""
     seen = {id(holder)}
-    for name, value in vars(holder).items():
-        yield from _inside((Step(name, is_attribute=True),), value, seen)
+    for step, value in _attributes(holder):
+        yield from _inside((step,), value, seen)
 
 
 def put(holder: Any, way: Way, value: Any) -> None:
@@ -52,7 +55,10 @@ def put(holder: Any, way: Way, value: Any) -> None:
 
 def _inside(way: Way, held: Any, seen: set[int]) -> Iterator[tuple[Way, Any]]:
     """Args: seen: the identities of holders that were looked into: one may hold another that holds it."""
-    inner = _steps(held)
+    try:
+        inner = _steps(held)
+    except ANYTHING:  # a stand-in for what is not there yet raises whatever it is asked
+        return
     if inner is None:
         yield way, held
     elif id(held) not in seen and len(inner) <= MOST and len(way) < DEEPEST:
@@ -68,4 +74,12 @@ def _steps(held: Any) -> list[tuple[Step, Any]] | None:
     if isinstance(held, list | tuple | deque):
         return [(Step(place), value) for place, value in enumerate(held)]
     is_other = isinstance(held, Tensor | nn.Module | type | types.ModuleType) or type(held).__module__.partition(".")[0] in _OTHERS
-    return None if is_other or not hasattr(held, "__dict__") else [(Step(name, is_attribute=True), value) for name, value in vars(held).items()]
+    return None if is_other else _attributes(held) or None
+
+
+def _attributes(held: object) -> list[tuple[Step, Any]]:
+    """Of an object of any class, one with `__slots__` too."""
+    told = (vars(kind).get("__slots__", ()) for kind in type(held).__mro__)
+    slots = chain.from_iterable([names] if isinstance(names, str) else names for names in told)
+    in_slots = {slot: getattr(held, slot) for slot in slots if slot not in {"__dict__", "__weakref__"} and hasattr(held, slot)}
+    return [(Step(name, is_attribute=True), value) for name, value in {**in_slots, **getattr(held, "__dict__", {})}.items()]
