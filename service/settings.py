@@ -13,6 +13,8 @@ from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import Option, split_uri
 from largebatch.service.memory import GIB, memory_bytes
 
+USUAL_GIB = 1.5
+"""Memory of each process of a job whose submission names none."""
 JOBS_PART = 0.8
 """Of the memory, what jobs may hold together: the service and its planner need the rest."""
 EMBEDDED = "sqlite:///{runs_dir}/service.sqlite"
@@ -113,6 +115,10 @@ class Settings:
         if self.database_url is None and self.store is not None:
             raise InputError("--runs-dir", "the embedded database needs a folder.", "Give a folder, or --database-url.")
         return self.database_url or EMBEDDED.format(runs_dir=self.runs_dir.resolve())
+
+    def usual_memory_gib(self, processes: int) -> float:
+        """What a job holds whose submission names no memory. Args: processes: that train at a time."""
+        return min(USUAL_GIB * processes, self.memory_gib)
 
     @property
     def state_dir(self) -> Path:

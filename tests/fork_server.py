@@ -16,7 +16,6 @@ import sys
 from types import TracebackType
 from typing import Any
 
-IMPORTED = ("jobs.launch.local", "jobs.launch.train", "service.cli.main", "service.cli.commands.train")
 NUM_FILES = 3
 """Of a command: its standard output and error, and where its number and exit code are told."""
 
@@ -30,6 +29,10 @@ def run(command: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (command["file_bytes"], resource.RLIM_INFINITY))
     further = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[0:1] = [command["folder"], *further]
+    if further:
+        sys.modules.pop("sitecustomize", None)
+        with contextlib.suppress(ImportError):
+            importlib.import_module("sitecustomize")
     option, code, *arguments = command["words"]
     sys.argv = [option, *arguments]
     if option == "-c":
@@ -105,7 +108,7 @@ class End:
 if __name__ == "__main__":
     end = End()
     atexit.register(end.leave)  # the first of all is the last
-    for name in (*(f"largebatch.{name}" for name in IMPORTED), *sys.argv[2:]):
+    for name in sys.argv[2:]:
         importlib.import_module(name)
     gc.freeze()
     with socket.socket(fileno=int(sys.argv[1])) as asked:

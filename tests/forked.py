@@ -20,6 +20,11 @@ from typing import IO
 
 from small_runs import ROOT
 
+COMMANDS = (
+    "largebatch.jobs.launch.local", "largebatch.jobs.launch.train", "largebatch.service.cli.main", "largebatch.service.cli.commands.train",
+)  # fmt: skip
+"""What commands that train import."""
+
 
 class Forked:
     """A process; of what `subprocess.Popen` has, the same under the same names."""
@@ -31,21 +36,28 @@ class Forked:
         new_session: bool = False,
         file_bytes: int | None = None,
         imports: Sequence[str] = (),
+        usual_imports: Sequence[str] = COMMANDS,
+        log: IO[bytes] | None = None,
         **environment: str,
     ) -> None:
         """Args: words: after `python`: -m and a module, or -c and code, and arguments; file_bytes: beyond that no file grows, as on a full disk.
         imports: what it imports and other commands do not: it is forked from a process of its own, which has imported that too.
+        log: the file that both streams are written to; here they are closed then.
         """
         command = {
             "words": [*map(str, words)], "folder": str(folder), "new_session": new_session, "file_bytes": file_bytes,
             "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
         }  # fmt: skip
         reading, writing = zip(*(os.pipe() for _ in range(3)), strict=True)
-        socket.send_fds(_server(*imports), [json.dumps(command).encode()], writing)
+        files = writing if log is None else (log.fileno(), log.fileno(), writing[2])
+        socket.send_fds(_server(*usual_imports, *imports), [json.dumps(command).encode()], files)
         for file in writing:
             os.close(file)
         self.stdout: IO[str] = os.fdopen(reading[0])
         self.stderr: IO[str] = os.fdopen(reading[1])
+        if log is not None:
+            self.stdout.close()
+            self.stderr.close()
         self._told: IO[str] = os.fdopen(reading[2])
         self.pid = int(self._told.readline())
         self.returncode: int | None = None
@@ -95,7 +107,7 @@ class Forked:
 
 @cache
 def _server(*imports: str) -> socket.socket:
-    """A way to the one that forks, which ends when this process does. Args: imports: what it imports besides."""
+    """A way to the one that forks, which ends when this process does. Args: imports: what it imports."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     script = Path(__file__).with_name("fork_server.py")

@@ -205,3 +205,8 @@ def read_workers(text: str) -> Workers:
     if workers.least < 1 or workers.least > workers.most:
         raise InputError("--workers", f"{text} are not bounds that rise from at least 1.", "Give a number such as 4, or bounds such as 2:8.")
     return workers
+
+
+def most_workers(text: str | None) -> int:
+    """How many workers a run may have; one without a text. Raises: InputError."""
+    return read_workers(text).most if text else 1

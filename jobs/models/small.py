@@ -23,14 +23,8 @@ def lenet(num_classes: int, in_channels: int, image_size: int, channels: tuple[i
     first, second = channels
     side = image_size // 4
     return nn.Sequential(
-        nn.Conv2d(in_channels, first, 5, padding=2, bias=False),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(first),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(first, second, 5, padding=2, bias=False),
-        nn.MaxPool2d(2),
-        nn.BatchNorm2d(second),
-        nn.ReLU(inplace=True),
+        *_convolution(in_channels, first, 5, pool=True),
+        *_convolution(first, second, 5, pool=True),
         nn.Flatten(),
         nn.Linear(second * side * side, width, bias=False),
         nn.BatchNorm1d(width),
@@ -40,10 +34,12 @@ def lenet(num_classes: int, in_channels: int, image_size: int, channels: tuple[i
 
 
 def _block(in_channels: int, out_channels: int, pool: bool) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)]
-    if pool:
-        layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return nn.Sequential(*_convolution(in_channels, out_channels, 3, pool))
+
+
+def _convolution(in_channels: int, out_channels: int, side: int, pool: bool) -> list[nn.Module]:
+    convolution = nn.Conv2d(in_channels, out_channels, side, padding=side // 2, bias=False)
+    return [convolution, *([nn.MaxPool2d(2)] if pool else []), nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 class Residual(nn.Module):

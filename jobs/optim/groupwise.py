@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 Kind = TypeVar("Kind", bound=Optimizer)
 
-NUMBERS_AT_ONCE_ON_A_CPU = 2**18
+NUMBERS_AT_ONCE_ON_A_CPU = 2**20
 """So that the passes over parameters after the first find them in the cache."""
 NUMBERS_AT_ONCE_ELSEWHERE = 2**26
 """So that few launches do, and what a step needs besides stays small."""

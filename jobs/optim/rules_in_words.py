@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 from torch import nn
 
-from largebatch.jobs.errors import PlanError
+from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
 from largebatch.jobs.optim.parameter_groups import first_matches, listed, refuse_idle_patterns, trained_names
 from largebatch.jobs.optim.split.kinds import kinds_of
@@ -21,6 +21,11 @@ def rules_in_words(model: nn.Module, config: TwoRulesConfig, heads: Collection[s
     refuse_idle_patterns(model, "optimizer.assign", patterns)
     names, kinds = trained_names(model), kinds_of(model, heads)
     deciding = first_matches(names, patterns)
+    for number, each in enumerate(config.assign, 1):
+        decided = [param for param, own in deciding.items() if own == number]
+        if each.to == config.name and not any(config.takes(kinds[param], names[param], param.ndim) for param in decided):
+            problem = f"has the pattern {each.pattern!r} to {config.name}, which updates no vector, and it decides about vectors alone."
+            raise SpecError("optimizer.assign", problem, f"Leave it out: {config.other.name} updates them.")
     by_reason: dict[bool, dict[str, list[str]]] = {True: {}, False: {}}
     for param, (name, *_) in names.items():
         is_main = config.takes(kinds[param], names[param], param.ndim)

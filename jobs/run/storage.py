@@ -1,6 +1,7 @@
 """Shared storage by URI: `s3://bucket/runs`, or whatever else pyarrow's file systems know."""
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,15 +56,13 @@ class Storage:
     def upload(self, source: Path, name: str) -> None:
         """Store a file in pieces, never whole in memory. Raises: OSError."""
         with source.open("rb") as file, self._open_output(name) as stream:
-            while piece := file.read(PIECE_BYTES):
-                stream.write(piece)
+            shutil.copyfileobj(file, stream, PIECE_BYTES)
 
     def download(self, name: str, target: Path) -> None:
         """Fetch a file, whole or not at all. Raises: OSError, StorageError."""
         target.parent.mkdir(parents=True, exist_ok=True)
         with self._fs.open_input_stream(self._path(name)) as stream, write_whole(target) as file:
-            while piece := stream.read(PIECE_BYTES):
-                file.write(piece)
+            shutil.copyfileobj(stream, file, PIECE_BYTES)
 
     def pieces(self, name: str, start: int, end: int) -> Iterator[bytes]:
         """A file's bytes from one offset to another, in pieces. Raises: OSError."""

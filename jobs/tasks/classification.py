@@ -66,31 +66,29 @@ class Classification(Task):
 
     def loss_sum(self, model: Forward, batch: Batch) -> Tensor:
         """See `Task`; in float32 whatever the model computes in."""
-        logits_NC, labels = logits_of(model(batch[0])).float(), _labels(batch)
-        if self.counts_samples:
-            return functional.cross_entropy(logits_NC, labels, reduction="sum", label_smoothing=self._label_smoothing)
-        losses_N = functional.cross_entropy(logits_NC, labels, reduction="none", label_smoothing=self._label_smoothing)
-        return (losses_N * self._weights(batch)).sum()
+        return self._summed(logits_of(model(batch[0])).float(), _labels(batch), batch, self._label_smoothing)
 
     def plain_loss_sum(self, model: Forward, batch: Batch) -> Tensor:
         """The weighted loss without label smoothing, with a gradient, in the numbers that the model gives: what sharpness is of."""
         logits_NC, labels = logits_of(model(batch[0])), _labels(batch)
         if labels.is_floating_point():
             labels = labels.to(logits_NC.dtype)
-        if self.counts_samples:
-            return functional.cross_entropy(logits_NC, labels, reduction="sum")
-        return (functional.cross_entropy(logits_NC, labels, reduction="none") * self._weights(batch)).sum()
+        return self._summed(logits_NC, labels, batch)
 
     def metric_sums(self, model: Forward, batch: Batch) -> dict[str, Tensor]:
         """Right answers, and the loss without label smoothing; both weighted."""
         logits_NC, labels = logits_of(model(batch[0])), _labels(batch)
         classes_N = labels if labels.ndim == 1 else labels.argmax(1)
         is_right_N = logits_NC.argmax(1) == classes_N
+        right_N = is_right_N if self.counts_samples else is_right_N * self._weights(batch)
+        return {"accuracy": right_N.sum(), "loss": self._summed(logits_NC.float(), labels, batch)}
+
+    def _summed(self, logits_NC: Tensor, labels: Tensor, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+        """Cross-entropy summed over the samples, each times its weight."""
         if self.counts_samples:
-            return {"accuracy": is_right_N.sum(), "loss": functional.cross_entropy(logits_NC.float(), labels, reduction="sum")}
-        weights_N = self._weights(batch)
-        losses_N = functional.cross_entropy(logits_NC.float(), labels, reduction="none")
-        return {"accuracy": (is_right_N * weights_N).sum(), "loss": (losses_N * weights_N).sum()}
+            return functional.cross_entropy(logits_NC, labels, reduction="sum", label_smoothing=label_smoothing)
+        losses_N = functional.cross_entropy(logits_NC, labels, reduction="none", label_smoothing=label_smoothing)
+        return (losses_N * self._weights(batch)).sum()
 
     def _weights(self, batch: Batch) -> Tensor:
         labels = _labels(batch)

@@ -10,12 +10,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from largebatch.jobs.import_paths import environment, python
+from largebatch.jobs.run.leashed_process import LeashedProcess
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.mirror_state import MirrorState
 
@@ -25,56 +24,6 @@ LOWEST_PRIORITY = 19
 """The largest nice value."""
 PATIENCE_S = 60.0
 """How long the end of a run waits for MLflow to take what is left."""
-
-
-class _Follower:
-    """The mirror's process, and a thread that passes on what it says.
-
-    Its standard input is a leash: when this process ends, in whatever way, the mirror reads its end.
-    """
-
-    def __init__(self, uri: str, notify: Callable[[str], None]) -> None:
-        self.popen = subprocess.Popen(
-            python("-m", "largebatch.jobs.tracking.follower"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # Out of a terminal's Ctrl-C, but in this session: Linux gives every session an equal share of the cores
-            # (autogroup), and within another one the lowest priority is low among itself alone.
-            process_group=0,
-            env=environment(),
-        )
-        assert self.popen.stdin is not None
-        assert self.popen.stdout is not None
-        self._stdin, self._stdout, self._notify = self.popen.stdin, self.popen.stdout, notify
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
-        self._reader.start()
-        self.tell(uri)
-
-    def tell(self, line: str) -> None:
-        """Write one line to it; a mirror that died costs no run, and `largebatch sync` mends it."""
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.write(json.dumps(line) + "\n")  # a folder's name may hold anything
-            self._stdin.flush()
-
-    def _pass_on(self) -> None:
-        for line in self._stdout:
-            self._notify(line.rstrip("\n"))
-
-    def ends_within(self, seconds: float) -> bool:
-        """Let go of the leash and wait; a mirror that is still at work then is ended (what it sent may be sent again)."""
-        with contextlib.suppress(BrokenPipeError):  # closing sends what a mirror that died has not taken
-            self._stdin.close()
-        try:
-            self.popen.wait(seconds)
-            has_ended = True
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-            has_ended = False
-        self._reader.join()
-        self._stdout.close()
-        return has_ended
 
 
 class MirrorProcess:
@@ -91,7 +40,7 @@ class MirrorProcess:
         self._is_possible = importlib.util.find_spec("mlflow") is not None
         self._run_dir: Path | None = None
         self._notify: Callable[[str], None] = lambda text: None
-        self._follower: _Follower | None = None
+        self._follower: LeashedProcess | None = None
         self._last_reason = ""
 
     @property
@@ -105,20 +54,24 @@ class MirrorProcess:
             _give_way(self._follower.popen.pid)
         return self
 
-    def _start(self) -> _Follower:
-        return _Follower(self._uri or "", self._say)
+    def _start(self) -> LeashedProcess:
+        follower = LeashedProcess("largebatch.jobs.tracking.follower", self._say)
+        _tell(follower, self._uri or "")
+        return follower
 
-    def _say(self, line: str) -> None:
+    def _say(self, _: LeashedProcess, line: str | None) -> None:
+        if line is None:
+            return
         reason = line.partition(" (")[0]
         if reason != self._last_reason:  # a second mirror that hurries finds the same server away
-            self._notify(line)
+            self._notify(line.rstrip("\n"))
         self._last_reason = reason
 
     def follow(self, run_dir: Path, notify: Callable[[str], None]) -> None:
         """Mirror this run from now on. Args: notify: told in words what a person should know."""
         self._run_dir, self._notify = run_dir, notify
         if self._follower is not None:
-            self._follower.tell(str(run_dir.resolve()))
+            _tell(self._follower, str(run_dir.resolve()))
         elif self._is_enabled:
             notify("MLflow is not installed: this run is kept in its folder alone.")
 
@@ -138,13 +91,18 @@ class MirrorProcess:
         has_ended = follower.ends_within(PATIENCE_S if may_hurry else self._polite_s)
         if not has_ended and not may_hurry:
             second = self._start()
-            second.tell(str(self._run_dir.resolve()) if self._run_dir else "")
+            _tell(second, str(self._run_dir.resolve()) if self._run_dir else "")
             has_ended = second.ends_within(PATIENCE_S)
         if not has_ended:
             self._notify(f"MLflow took more than {PATIENCE_S:.0f} s; `largebatch sync {self._run_dir}` sends the rest.")
 
     def __exit__(self, *_: object) -> None:
         self._let_go()
+
+
+def _tell(follower: LeashedProcess, text: str) -> None:
+    """As JSON: a folder's name may hold anything."""
+    follower.tell(json.dumps(text))
 
 
 def _give_way(process: int) -> None:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
 from largebatch.jobs.spec.mistakes import plain_mistake
@@ -146,7 +146,10 @@ def without_slash(request: Request) -> str | None:
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """All methods of a path; the framework names those of its first route alone."""
-    every = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
-    routes = request.app.routes
-    return [method for method in every if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)]
+    """All methods of a path; the framework names those of its first route alone.
+
+    `/v1/runs/add` has its own, not those of `/v1/runs/{job_id}`: of the routes that a path matches, those with the fewest parameters count.
+    """
+    routes = [route for route in request.app.routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE]
+    fewest = min((len(route.param_convertors) for route in routes), default=0)
+    return sorted({method for route in routes if len(route.param_convertors) == fewest for method in route.methods or ()})

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, SkipValidation
 
 from largebatch.jobs.errors import InputError, SpecError, nearest
-from largebatch.jobs.launch.options import read_workers
+from largebatch.jobs.launch.options import most_workers
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import build_spec, recipe_paths, refuse_unlisted_entry_points
 from largebatch.jobs.spec.text import OVER_THE_NETWORK, read_document, refuse_beyond
@@ -22,7 +22,7 @@ from largebatch.service.bundle import DIGEST, FIELD, references_in
 from largebatch.service.db.tokens import ForbiddenError
 from largebatch.service.job import Job, Kind
 from largebatch.service.present.job_plan import runs_at_once
-from largebatch.service.settings import Settings
+from largebatch.service.settings import USUAL_GIB, Settings
 from largebatch.tuning.study.options import compared_optimizers, refuse_unstudied
 from largebatch.tuning.sweep.optimizers import ENTRY_POINT, OPTIMIZER, OPTIMIZER_NAME, optimizer_fields
 from largebatch.tuning.sweep.space import groups, refuse_impossible, sweep_spec, with_fields
@@ -31,7 +31,7 @@ from largebatch.tuning.sweep.spec import ResourcesSpec, SweepSpec
 LONGEST_PATH = 200
 MOST_RUNS = 5000
 MOST_VALUES = 1000
-LEAST_CPUS, LEAST_GIB, USUAL_GIB = 0.25, 0.5, 1.5
+LEAST_CPUS, LEAST_GIB = 0.25, 0.5
 """Of each process of a job: a run takes about 0.6 GiB before it has any data, and what holds less is not slower but in everybody's way."""
 OF_A_STUDY = {"--budget": "budget_s", "--optimizers": "optimizers"}
 """What the command's options are called here."""
@@ -157,9 +157,8 @@ def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
     spec = _spec_of(submission, settings)
     batch = spec.batch.global_batch_size
-    workers = read_workers(submission.workers).most if submission.workers else 1
-    return _job(submission, Kind.RUN, owner, settings, spec.name, workers, spec=spec.model_dump(mode="json"), recipe=submission.recipe,
-                global_batch_size=batch if isinstance(batch, int) else None, **settings_of(spec))  # fmt: skip
+    return _job(submission, Kind.RUN, owner, settings, spec.name, most_workers(submission.workers), spec=spec.model_dump(mode="json"),
+                recipe=submission.recipe, global_batch_size=batch if isinstance(batch, int) else None, **settings_of(spec))  # fmt: skip
 
 
 def job_of_study(submission: StudySubmit, owner: str, settings: Settings) -> Job:
@@ -274,7 +273,7 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
         if not references_in(fields):
             hint = "Name what is to be called, such as model.entry_point=my_code:build, or leave it out."
             raise SpecError(FIELD, "is given, and nothing names it.", hint)
-    workers = read_workers(submission.workers).most if submission.workers else 1
+    workers = most_workers(submission.workers)
     if submission.device == "cuda" and not submission.gpus:
         raise InputError("gpus", "none is asked for, and the device is cuda.", "Ask for one for each worker.")
     if submission.device == "cpu" and submission.gpus:
@@ -293,7 +292,7 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
         have = f"{settings.cpus:g} CPUs and {settings.gpus} GPUs"
         field = "cpus" if cpus > settings.cpus else "gpus"
         raise InputError(field, f"{cpus:g} CPUs and {submission.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
-    memory_gib = min(USUAL_GIB * processes, settings.memory_gib) if submission.memory_gib is None else submission.memory_gib
+    memory_gib = settings.usual_memory_gib(processes) if submission.memory_gib is None else submission.memory_gib
     if not on_ray and memory_gib > settings.memory_gib:
         problem = f"{memory_gib:g} GiB are asked for, and jobs on this machine may hold {settings.memory_gib:.3g} together."
         raise InputError("memory_gib", problem, "Ask for less.")

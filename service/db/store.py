@@ -24,6 +24,7 @@ from largebatch.service.db.listing import (
     listing,
     narrowed,
     read_condition,
+    shown,
 )
 from largebatch.service.db.tables import bundle_owners, jobs, leases, submissions
 from largebatch.service.job import ACTIVE, FINAL, MOVES, Job, Kind, State
@@ -182,7 +183,7 @@ class Store:
             skipped = _read_skipped(cursor)
         seen_by = {} if sight is None else sight.columns
         question, given = Question(tuple(equal), tuple(seen_by)), {**equal, **{f"seen_by_{name}": value for name, value in seen_by.items()}}
-        statement = narrowed(listing(question, cursor is not None, sort), conditions, text)
+        statement = shown(narrowed(listing(question, cursor is not None, sort), conditions, text), sort)
         with reading(self.engine) as connection:
             rows = connection.execute(statement, {**given, "at_s": at_s, "after": after, "skipped": skipped, "most": limit + 1}).all()
             total = connection.execute(narrowed(counting(question), conditions, text), given).scalar_one() if counts else None

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from largebatch.jobs.errors import SpecError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
-from largebatch.jobs.run.json_lines import parse_object, read_all_lines, read_last_lines
+from largebatch.jobs.run.json_lines import parse_object, read_all_lines, read_last_lines, read_lines
 from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.jobs.tasks.metric import ACCURACY
@@ -95,6 +95,8 @@ def progress_of_run(folder: Path, before: Mapping[str, Any] = MappingProxyType({
     progress = {name: value for name, value in before.items() if name not in BEST}
     try:
         lines = read_last_lines(folder / JOURNAL, TAIL_BYTES)
+        if "metric" not in progress:  # the first look at a run that was faster: how it began stands before its last lines
+            lines = [*read_lines(folder / JOURNAL, end=TAIL_BYTES), *lines]
     except OSError:  # the next look tries again
         return progress
     done: float | None = None

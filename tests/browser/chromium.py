@@ -41,7 +41,7 @@ class Tab:
         page = self._page or self._browser.new_context().new_page()
         self._page = None  # until it is clean: whoever cannot clean it leaves the next a new one
         page.set_viewport_size({"width": width, "height": height})
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(media="null", color_scheme=scheme)
         visit = Visit(page, url)
         try:
             yield visit

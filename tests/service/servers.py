@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 from command_line import largebatch
+from forked import Forked
 from launch_runs import descendants, kill
 from ports import free_port
 from small_runs import ROOT
@@ -28,20 +29,25 @@ from largebatch.service.db.store import Store
 from largebatch.service.db.tables import leases
 from largebatch.service.job import Job, Kind
 
-LARGEBATCH = [sys.executable, "-m", "largebatch"]
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Without it httpx reads the world's certificates at each request, 20 ms of a core: much for who asks ten times a second."""
 SECRET = "hidden-7"
 """Of a service's environment; nobody may ever be told."""
 
+IMPORTS = (
+    "largebatch.service.cli.main", "largebatch.service.cli.commands.serve", "largebatch.service.api.serve", "uvicorn.lifespan.on",
+    "uvicorn.loops.asyncio", "psycopg", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite.pysqlite",
+)  # fmt: skip
+"""Of a service, before it is forked: neither torch nor Ray, which it imports where it needs them."""
+
 
 class Service:
-    """One `largebatch serve` process."""
+    """One `largebatch serve` process, forked where its imports are done."""
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         self.folder, self._options = folder, options
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._environment = {"PYTHONPATH": str(ROOT), **environment}
+        self._process: Forked | subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -53,12 +59,15 @@ class Service:
     def log(self) -> str:
         return (self.folder / "service.log").read_text()
 
-    def start(self, is_ready: bool = True) -> None:
+    def start(self, is_ready: bool = True, is_fresh: bool = False) -> None:
+        """Begin. Args: is_fresh: as a person begins it, not forked."""
+        words = ["-m", "largebatch", "serve", "--port", str(self.port), "--runs-dir", str(self.runs_dir), *self._options]
         with (self.folder / "service.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*LARGEBATCH, "serve", "--port", str(self.port), "--runs-dir", str(self.runs_dir), *self._options],
-                env=self._environment, stdout=log, stderr=log, cwd=self.folder,
-            )  # fmt: skip
+            if is_fresh:
+                environment = {**os.environ, "OMP_NUM_THREADS": "1", **self._environment}
+                self._process = subprocess.Popen([sys.executable, *words], env=environment, stdout=log, stderr=log, cwd=self.folder)
+            else:
+                self._process = Forked(*words, folder=self.folder, usual_imports=IMPORTS, log=log, **self._environment)
         ends_at = time.monotonic() + 60
         while is_ready:
             assert self._process.poll() is None, self.log[-3000:]
@@ -74,7 +83,7 @@ class Service:
 
     def stop(self) -> int:
         """SIGTERM. Returns the exit code."""
-        self._process.terminate()
+        self._process.send_signal(signal.SIGTERM)
         return self._process.wait(40)
 
     @property
@@ -141,11 +150,11 @@ def job_processes(runs_dir: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def serving(folder: Path, *options: str, **environment: str) -> Iterator[Service]:
-    """A service that answers."""
+def serving(folder: Path, *options: str, is_fresh: bool = False, **environment: str) -> Iterator[Service]:
+    """A service that answers. Args: is_fresh: see `Service.start`."""
     service = Service(folder, *options, **environment)
     try:
-        service.start()
+        service.start(is_fresh=is_fresh)
         yield service
     finally:
         service.end()

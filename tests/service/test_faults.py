@@ -91,11 +91,11 @@ def test_jobs_outlive_the_service_and_are_found_again(service: Service) -> None:
 
     job_id = httpx.post(f"{service.url}/v1/runs", json=ENDLESS).json()["id"]
     service.wait(job_id, "running")
-    assert service.stop() == 0, "an end in good order"
-    service.start()
-    wait_for(progress, 60)
     service.kill()
     service.end_leases()
+    service.start(is_fresh=True)
+    wait_for(progress, 60)
+    assert service.stop() == 0, "an end in good order"
     service.start()
     before = progress()
     wait_for(lambda: progress() > before, 60)

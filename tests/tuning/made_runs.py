@@ -78,7 +78,7 @@ def made_profile() -> Profile:
         )
         for batch in (1, 16, 256, 4096)
     ]  # fmt: skip
-    return Profile(recipe="made", device="cpu (test)", num_train_samples=4096, gradient_bytes=4000, points=points, left_out={})
+    return Profile(recipe="made", device="cpu (test)", num_train_samples=4096, gradient_bytes=4000, points=points, left_out={}, optimizer="sgd")
 
 
 BASE = read_spec("digits-small-batch")

@@ -8,11 +8,12 @@ import numpy as np
 from largebatch.jobs.engine.noise_scale import NoiseSums
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.branch.critical import BranchedBatch, critical_batch
-from largebatch.tuning.branch.origin import Origin
+from largebatch.tuning.branch.origin import FEWEST_STEPS, Origin
 from largebatch.tuning.branch.run_branches import Ask, Branched
 from largebatch.tuning.branch.schedule import BatchSchedule, batch_schedule
 from largebatch.tuning.branch.train import BranchResult
 from largebatch.tuning.branch.tuned import TRIED, tuned_losses
+from largebatch.tuning.results.analysis.growing import is_carried
 from largebatch.tuning.results.answers import Answer
 from largebatch.tuning.results.phrases import number
 from largebatch.tuning.results.unit import Unit, in_digits, unit_of
@@ -158,7 +159,7 @@ def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
     if last is not first:
         where += f"; after {unit.words(last.samples_seen)}: {in_words(last.critical, unit)}"
     words = [f"Critical batch of {answer.run} ({answer.optimizer}, rate {RULES[answer.rate_power]}) {where}."]
-    words += [*_tuned_words(answer, unit), _schedule_words(answer, unit)]
+    words += [*_tuned_words(answer, unit), schedule_in_words(answer, unit)]
     scales = {"noise scale": [place.noise_scale for place in answer.places], DUAL: [place.dual_noise_scale for place in answer.places]}
     for name, of_places in scales.items():
         pairs = zip([place.critical.critical_batch_size for place in answer.places], of_places, strict=True)
@@ -178,6 +179,8 @@ def _words(answer: BranchAnswer, unit: Unit, largest: int) -> list[str]:
     )
     if orders and orders[0] <= FEW_ORDERS:
         words.append(f"{orders[0]} orders tell the critical batch and its tolerance to a factor of about two, no closer: give --orders 4.")
+    if (steps := answer.num_samples / (largest * answer.global_batch_size)) < FEWEST_STEPS:
+        words.append(f"The largest batch took {steps:.0f} steps in each branch, and fewer than {FEWEST_STEPS} tell little: give more --samples.")
     if answer.num_left:
         words.append(f"{answer.num_left} branches are left.")
     return words
@@ -196,7 +199,8 @@ def _tuned_words(answer: BranchAnswer, unit: Unit) -> list[str]:
     return [f"With each batch at the best of {tried} times that rate, which no order judges that has chosen it: {told}.{beside}"]
 
 
-def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
+def schedule_in_words(answer: BranchAnswer, unit: Unit) -> str:
+    """What the schedule saves, and whether the intervals carry it."""
     schedule = answer.schedule
     if schedule is None:
         return (
@@ -205,7 +209,11 @@ def _schedule_words(answer: BranchAnswer, unit: Unit) -> str:
     steps = ", ".join(f"{unit.batch(answer.global_batch_size * factor)} from epoch {in_digits(epoch, 3)}" for epoch, factor in schedule.growth)
     samples = schedule.num_more_samples
     more = f", over {unit.words(abs(samples))} {'more' if samples > 0 else 'fewer (batch.last: drop)'}" if samples else ""
-    return f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer{more}."
+    text = f"A batch of {steps} takes {schedule.num_steps:,} steps in place of {schedule.num_constant_steps:,}, {schedule.saved:.0%} fewer{more}."
+    grown = [(start, answer.global_batch_size * factor) for start, (_, factor) in zip(schedule.places, schedule.growth, strict=True)]
+    if is_carried(grown, [(place.samples_seen, place.critical.low) for place in answer.places]):
+        return text
+    return f"{text} But the interval of the critical batch reaches below it, so that it may lose: train both with several seeds."
 
 
 def _range(values: Sequence[float]) -> str:

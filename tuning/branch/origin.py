@@ -163,7 +163,7 @@ def _points(job: Prepared, run_dir: Path, checkpoints: dict[int, Checkpoint], wa
             of_batch = f"{FEWEST_STEPS} steps of the largest batch, {multiples[-1] * job.plan.global_batch_size:,}"
             asked = "a branch" if wanted.num_samples else of_batch
             problem = f"{run_dir.name} is too short for {asked}: {num_samples:,} samples, and the whole run is {total:,.0f}."
-            raise InputError("RUN", problem, fits or f"Branch a longer run. {KEEP}")
+            raise InputError("RUN", problem, fits or f"Branch a longer run that has checkpoints. {KEEP}")
         latest = f"before sample {room:,.0f} of {total:,.0f}"
         problem = f"a branch of {num_samples:,} samples must begin {latest}, where the run ends; it has checkpoints of {_listed(checkpoints)}."
         raise CheckpointError("--steps" if wanted.steps else "RUN", problem, f"{KEEP} {fits}".rstrip())

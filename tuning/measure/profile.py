@@ -83,7 +83,7 @@ def profile(
         recipe=spec.name, device=device, num_train_samples=num_samples, tokens_per_sample=some.plan.tokens_per_sample,
         gradient_bytes=gradient_bytes, points=points, left_out=left_out,
         dataset_in_words=part_in_words(fields, "dataset"), model_in_words=part_in_words(fields, "model"), seed=spec.seed,
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads(), optimizer=spec.optimizer.label,
     )  # fmt: skip
 
 

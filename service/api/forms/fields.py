@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from largebatch.jobs.launch.options import most_workers
 from largebatch.jobs.spec.text import parse_yaml
 from largebatch.service.job import Job
 from largebatch.service.settings import Settings
@@ -89,7 +90,8 @@ def resources(typed: Typed) -> dict[str, Any]:
 
 
 def resources_of(job: Job, settings: Settings) -> dict[str, str]:
-    """What a job holds, as it would be typed; nothing where it is what an empty field stands for."""
+    """What a run holds, as it would be typed; nothing where it is what an empty field stands for."""
     cpus = None if job.cpus == settings.cpus else job.cpus
-    held = {"gpus": job.gpus, "cpus": cpus, "workers": job.workers, "priority": job.priority}
+    memory_gib = None if job.memory_gib == settings.usual_memory_gib(most_workers(job.workers)) else job.memory_gib
+    held = {"gpus": job.gpus, "cpus": cpus, "memory_gib": memory_gib, "workers": job.workers, "priority": job.priority}
     return {name: as_text(value) for name, value in held.items() if value}

@@ -78,7 +78,7 @@ def _predict(run: RunResult, profile: Profile, target: float | None, limits: lis
     target = run.summary.target if target is None else target
     if target is None:
         raise InputError("--target", "is missing, and the run was given none.", "Example: --target 0.97.")
-    note = profile_beside_runs(profile, next(iter(settings_of([run]))))
+    note = profile_beside_runs(profile, next(iter(settings_of([run]))), [run.optimizer])
     critical = curve_through(run, target).critical_batch
     predicted = predict(run, profile, target, [point.global_batch_size for point in profile.points])
     choices = [

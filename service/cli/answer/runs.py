@@ -66,10 +66,11 @@ def compare_prediction(findings: Findings, runs: RunsToRead) -> Extras:
             raise SpecError("--profile", "is missing: a prediction stands on a profile and a run.", hint)
         return Extras()
     profile = read_profile(runs.profile)
-    notes = [note for note in [profile_beside_runs(profile, findings.setting)] if note]
-    if runs.reference is None:
+    run = None if runs.reference is None else collect([runs.reference])[0]
+    optimizers = [*findings.by_optimizer] if run is None else [run.optimizer]
+    notes = [note for note in [profile_beside_runs(profile, findings.setting, optimizers)] if note]
+    if run is None:
         return Extras(profile, words=notes)
-    (run,) = collect([runs.reference])
     refuse_other_reference(run, findings.setting)
     if run.optimizer not in findings.by_optimizer:
         problem = f"{run.summary.run_id} trained with {run.optimizer}, and the runs with {' and '.join(findings.by_optimizer)}."

@@ -62,7 +62,7 @@ def scale(
         if findings.compares_optimizers:
             notes.append(f"The critical batch is that of the runs with {curve.optimizer}, the soonest of {', '.join(findings.by_optimizer)}.")
             findings = findings.leading
-        notes += [note for note in [profile_beside_runs(profile, findings.setting)] if note]
+        notes += [note for note in [profile_beside_runs(profile, findings.setting, [run.optimizer for run in findings.runs[:1]])] if note]
     elif runs.folders or runs.experiment:
         raise SpecError("--critical-batch", "and runs to fit it to exclude each other.", "Give one of the two.")
     assert curve is not None

@@ -77,6 +77,16 @@ def test_a_sweep_is_planned(call: Callable[..., Any]) -> None:
     assert call("sweeps.plan_sweep", body=body("SweepSubmit", sweep=sweep)).runs == 2
 
 
+def test_a_path_says_which_methods_it_has(service: Service) -> None:
+    """Those of the document, also where another path's parameter would stand for it: /v1/runs/add and /v1/runs/{job_id}."""
+    headers = {"Authorization": f"Bearer {new_token(service.runs_dir, 'alice', '--scope', 'read')}"}
+    paths = httpx.get(f"{service.url}/openapi.json", headers=headers, timeout=60).json()["paths"]
+    refused = {path: httpx.options(service.url + path.replace("{", "").replace("}", ""), headers=headers) for path in paths}
+    assert {path: (answer.status_code, answer.headers["Allow"]) for path, answer in refused.items()} == {
+        path: (405, ", ".join(sorted(map(str.upper, methods)))) for path, methods in paths.items()
+    }
+
+
 STREAMS = ["events", "events_run", "events_sweep"]
 """They answer for as long as somebody listens; test_api hears them out."""
 REVOKES = "revoke_token"

@@ -1,6 +1,7 @@
 """People of one project on one service: they read each other's runs, owners change them, and nobody else sees them."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_a_colleague_s_run_is_run_again_as_one_s_own(people: dict[str, httpx.Cli
     own = people["bob"].post("/runs/new", data={"recipe": "digits-lamb", "stop.epochs": "7", "do": "start"}).headers["Location"]
     assert people["ann"].get(f"/v1{own}").json()["owner"] == "bob"
     assert (page("bob", "/runs").count('data-of="ann"') > 0, 'data-of="bob"' in page("bob", "/runs")) == (True, False)
+
+
+def test_a_run_again_holds_what_the_first_one_held(people: dict[str, httpx.Client]) -> None:
+    people["ann"].post("/login", data={"token": people["ann"].headers["Authorization"].removeprefix("Bearer ")})
+
+    def begun(**held: float) -> str:
+        return str(people["ann"].get(f"/runs/new?like={submitted(people['ann'], **held)}", headers={"Accept": "text/html"}).text)
+
+    assert re.search(r'name="memory_gib" value="0.75"', begun(memory_gib=0.75))
+    assert re.search(r'name="memory_gib" value=""', begun()), "what nobody asked for is left to what is usual"
 
 
 def test_a_name_tags_and_notes(people: dict[str, httpx.Client]) -> None:

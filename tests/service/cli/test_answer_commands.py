@@ -61,6 +61,18 @@ def test_a_profile_of_another_model_is_refused(place: Path) -> None:
             ask(*command, "--profile", place / "lenet.json")
 
 
+def test_a_profile_of_another_optimizer_is_refused(place: Path) -> None:
+    """Its steps take another time: sgd's stood for lamb's, and times came out 13 % too short."""
+    lamb = place / "lamb.json"
+    lamb.write_text(made_profile().model_copy(update={"optimizer": "lamb"}).model_dump_json())
+    one = place / "runs" / "b32-s0-1"
+    for command in (["advise", one], ["report", place / "runs"], ["scale", place / "runs"], ["advise", place / "runs", "--reference", one]):
+        with pytest.raises(
+            LargebatchError, match=r"--profile: was measured with lamb, and the runs that it is for trained with sgd\. .*profile-OPTIMIZER"
+        ):
+            ask(*command, "--profile", lamb)
+
+
 def test_a_reference_of_another_device_is_refused(place: Path) -> None:
     other = made_folder(place / "other", 128)
     (other / run_folder.ENVIRONMENT).write_text(json.dumps({"device": "H200"}))

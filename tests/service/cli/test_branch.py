@@ -1,14 +1,14 @@
 """`largebatch branch` on a run of the digits: killed, gone on with, and the recipe that it writes."""
 
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 from command_line import said
+from forked import Forked
 from ports import free_port
-from small_runs import ROOT, document, prepared, trained, wait_for
+from small_runs import document, prepared, trained, wait_for
 
 from largebatch.jobs.spec.read import read_spec
 from largebatch.tuning.files import BRANCH_LEDGER, BRANCHES
@@ -25,20 +25,27 @@ PARTS = document(
 ASKED = ("--steps", "40,120", "--samples", "1024", "--multiples", "2,8", "--orders", "3", "--device", "cpu")
 
 
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained") / "digits-run"
+    trained(prepared(**PARTS), folder)
+    return folder
+
+
 @pytest.fixture
-def run_dir(tmp_path: Path) -> Path:
-    trained(prepared(**PARTS), tmp_path / "digits-run")
-    return tmp_path / "digits-run"
+def run_dir(trained_run: Path, tmp_path: Path) -> Path:
+    """A copy of that run, which has no branches yet."""
+    return Path(shutil.copytree(trained_run, tmp_path / "digits-run"))
 
 
 def test_killed_it_goes_on_and_answers(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger = run_dir / BRANCHES / BRANCH_LEDGER
-    command = [sys.executable, "-m", "largebatch", "branch", str(run_dir), *ASKED]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_for(lambda: ledger.is_file() and len(ledger.read_bytes().splitlines()) >= 2, 120, process)
-        finally:
-            process.kill()
+    process = Forked("-m", "largebatch", "branch", run_dir, *ASKED)
+    try:
+        wait_for(lambda: ledger.is_file() and len(ledger.read_bytes().splitlines()) >= 2, 120, process)
+    finally:
+        process.kill()
+        process.communicate()
     kept = ledger.read_bytes().rpartition(b"\n")[0].splitlines()
     code, out, err = said(capsys, "branch", run_dir, *ASKED, "--json")
     assert code == 0

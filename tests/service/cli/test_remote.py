@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ import pytest
 import torch
 import yaml
 from command_line import largebatch, not_served, said
-from servers import LARGEBATCH, ROOT, Service, new_token
+from forked import Forked
+from servers import IMPORTS, Service, new_token
+from small_runs import ROOT
 
 from largebatch import Recorder
 from largebatch.jobs.errors import FaultError, InputError, LargebatchError
@@ -261,13 +262,16 @@ def test_where_server_and_token_come_from(tmp_path: Path, monkeypatch: pytest.Mo
         configured(None, None)
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([*LARGEBATCH, *arguments], capture_output=True, text=True, check=False, timeout=60, cwd=ROOT)
+def run(*arguments: str) -> tuple[int | None, str, str]:
+    """The exit code of a command in a process of its own, and what it says on both streams."""
+    command = Forked("-m", "largebatch", *arguments, usual_imports=IMPORTS)
+    out, err = command.communicate(60)
+    return command.returncode, out, err
 
 
 def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = ("--runs-dir", str(tmp_path))
-    assert "revision 0007 (was empty)" in run("db", "upgrade", *runs).stdout
+    assert "revision 0007 (was empty)" in run("db", "upgrade", *runs)[1]
     _, out, _ = said(capsys, "db", "upgrade", *runs)
     assert out.strip().endswith("revision 0007.")
     _, out, err = said(capsys, "token", "create", "ann", "--scope", "read", "--name", "laptop", "--project", "vision", *runs)
@@ -293,10 +297,10 @@ def test_the_operators_commands(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_a_foreign_address_is_not_served(tmp_path: Path) -> None:
     new_token(tmp_path, "ann")
-    ended = run("serve", "--port", "1", "--host", "203.0.113.1", "--runs-dir", str(tmp_path))
-    assert ended.returncode == 2, ended
-    assert "cannot be listened on" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    code, _, err = run("serve", "--port", "1", "--host", "203.0.113.1", "--runs-dir", str(tmp_path))
+    assert code == 2, err
+    assert "cannot be listened on" in err
+    assert "Traceback" not in err
 
 
 def test_an_old_schema_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,3 +50,9 @@ def test_seconds_are_left_in_proportion_to_samples(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.write(line)
     assert progress_of_run(tmp_path)["training_seconds_left"] == 60.0, "180 of 390 samples are left"
+
+
+def test_a_run_that_was_faster_than_the_first_look_says_how_it_began(tmp_path: Path) -> None:
+    trained(prepared(dataset=synthetic(100), batch={"global_batch_size": "full"}, stop={"epochs": 80}), tmp_path)
+    progress = progress_of_run(tmp_path)
+    assert (progress["step"], progress["global_batch_size"], progress["metric"]) == (80, 100, "accuracy")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from largebatch.tuning.branch.answer import BranchAnswer, Place, in_words
+from largebatch.tuning.branch.answer import BranchAnswer, Place, in_words, schedule_in_words
 from largebatch.tuning.branch.critical import BranchedBatch, critical_batch
 from largebatch.tuning.branch.figures import branch_charts
 from largebatch.tuning.branch.schedule import BatchSchedule
@@ -66,3 +66,16 @@ def test_in_words() -> None:
     exact = critical(0.2, 0.4).model_copy(update={"low": 10.0, "high": 14.0})
     assert in_words(exact, Unit("tokens", 10)) == "120 (100 ... 140)"
     assert in_words(exact.model_copy(update={"high": None}), Unit()) == "12 (10 ... more)"
+
+
+@pytest.mark.parametrize(("low", "is_carried"), [(31.0, False), (32.0, True)])
+def test_a_schedule_that_the_interval_does_not_carry_says_so(low: float, is_carried: bool) -> None:
+    """It grows to 32 after 160 samples; what was measured before that says nothing against it."""
+    first, last = answer().places
+    places = [first, last.model_copy(update={"critical": last.critical.model_copy(update={"low": low})})]
+    told = schedule_in_words(answer().model_copy(update={"places": places}), Unit())
+    assert told.startswith("A batch of 32 from epoch 1.6 takes 60 steps in place of 100, 40% fewer.")
+    assert (
+        told.endswith("But the interval of the critical batch reaches below it, so that it may lose: train both with several seeds.")
+        is not is_carried
+    )

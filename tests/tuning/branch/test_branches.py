@@ -216,6 +216,7 @@ def test_a_branch_that_diverges_is_a_batch_with_loss(tmp_path: Path) -> None:
     traces, norms = (sum(each[name] for each in own) for name in ("covariance_trace", "gradient_norm_squared"))
     assert place.noise_scale == pytest.approx(traces / norms), "one that diverges would have more of it than all others together"
     assert "2 orders tell the critical batch and its tolerance to a factor of about two, no closer: give --orders 4." in left.answer.words
+    assert "The largest batch took 31 steps in each branch, and fewer than 32 tell little: give more --samples." in left.answer.words
     assert {path.name for path in left.folder.iterdir()} >= {"answer.json", "critical-batch.png", "branch-losses.png", BRANCH_LEDGER}
 
 

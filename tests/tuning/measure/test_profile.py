@@ -43,7 +43,12 @@ def test_a_model_with_batch_norm_has_no_batch_of_one() -> None:
         assert point.seconds_per_epoch == pytest.approx(point.seconds_per_step * 1437 / point.global_batch_size)
         assert point.samples_per_second == pytest.approx(point.global_batch_size / point.seconds_per_step)
     assert found.gradient_bytes == 4 * sum(p.numel() for p in prepare(spec, torch.device("cpu"), Path("data")).model.parameters())
-    assert (found.model_in_words, found.dataset_in_words, found.seed) == ("mlp (batch_norm True, depth 2, width 128)", "digits", 0)
+    assert (found.model_in_words, found.dataset_in_words, found.seed, found.optimizer) == (
+        "mlp (batch_norm True, depth 2, width 128)",
+        "digits",
+        0,
+        "sgd",
+    )
     assert found.seconds_per_step(64) == found.points[0].seconds_per_step
     low, high = sorted(point.seconds_per_step for point in found.points)  # other programs may slow either of the two
     assert low < found.seconds_per_step(500) < high

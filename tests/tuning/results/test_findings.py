@@ -358,11 +358,15 @@ def test_a_run_of_another_kind_is_no_reference_and_another_models_profile_none_e
     refuse_other_reference(RUNS[0], setting.model_copy(update={"model": "mlp (width 64)"}))
     with pytest.raises(InputError, match=r"--reference: .* is of mlp on made, H200, and the runs are of mlp on made, cpu \(test\)"):
         refuse_other_reference(made_run(128, device="H200"), setting)
-    assert profile_beside_runs(made_profile(), setting) == ""
+    assert profile_beside_runs(made_profile(), setting, ["sgd"]) == ""
     named = made_profile().model_copy(update={"model_in_words": "mlp (width 64)", "dataset_in_words": "made", "device": "H200"})
-    assert "The profile is of mlp (width 64) on made, H200, the runs are of mlp on made, cpu (test)" in profile_beside_runs(named, setting)
+    assert "The profile is of mlp (width 64) on made, H200, the runs are of mlp on made, cpu (test)" in profile_beside_runs(named, setting, ["sgd"])
     with pytest.raises(InputError, match="was measured with lenet, and the runs trained mlp"):
-        profile_beside_runs(named.model_copy(update={"model_in_words": "lenet"}), setting)
+        profile_beside_runs(named.model_copy(update={"model_in_words": "lenet"}), setting, ["sgd"])
+    with pytest.raises(InputError, match="was measured with sgd, and the runs that it is for trained with lamb"):
+        profile_beside_runs(made_profile(), setting, ["lamb"])
+    assert profile_beside_runs(made_profile().model_copy(update={"optimizer": "lamb"}), setting, ["sgd", "lamb"]) == ""
+    assert "does not say which optimizer's" in profile_beside_runs(made_profile().model_copy(update={"optimizer": None}), setting, ["lamb"])
 
 
 def test_a_disturbed_clock_is_said() -> None:

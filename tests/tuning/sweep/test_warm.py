@@ -17,6 +17,7 @@ from made_runs import BASE
 from largebatch.jobs.job import prepare, run_job
 from largebatch.jobs.run import run_folder
 from largebatch.jobs.run.journal import read_records
+from largebatch.jobs.run.leashed_process import LeashedProcess
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import RunSummary, StartRecord
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -24,7 +25,7 @@ from largebatch.tuning.sweep.space import with_fields
 from largebatch.tuning.sweep.trials.processes import Lost, News
 from largebatch.tuning.sweep.trials.resources import Shares, TrialOptions, TrialReport
 from largebatch.tuning.sweep.trials.warm.warm_processes import PATIENCE_S as LEASH_S
-from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcess, WarmProcesses
+from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcesses
 
 PATIENCE_S = 120
 SHORT = with_fields(BASE, {"tracking.enabled": False, "stop": {"epochs": 2.0}, "evaluation.every_epochs": 1.0})
@@ -65,7 +66,7 @@ def heard(processes: WarmProcesses) -> News:
     raise AssertionError("no process tells anything")
 
 
-def free(processes: WarmProcesses) -> WarmProcess:
+def free(processes: WarmProcesses) -> LeashedProcess:
     """A process that is ready."""
     for _ in range(PATIENCE_S):
         processes.provide(1)
@@ -96,7 +97,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcesse
         yield made
 
 
-def child_of(process: WarmProcess) -> psutil.Process:
+def child_of(process: LeashedProcess) -> psutil.Process:
     """The one that trains its run."""
     (child,) = psutil.Process(process.popen.pid).children()
     return child

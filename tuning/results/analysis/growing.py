@@ -5,7 +5,7 @@ holds out at large batches from the start, the one published comparison found a 
 measurement of the person's own overrules it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import inf
 from statistics import median
 from typing import Literal, NamedTuple
@@ -150,10 +150,17 @@ def _of_branches(run: BranchedRun, unit: Unit) -> Measured:
 
 
 def _is_sure(run: BranchedRun, schedule: GrownSchedule) -> bool:
-    """Whether no interval of a critical batch, from where the batch grows on, reaches below the batch that it grows to."""
     begins = schedule.places or [0] * len(schedule.growth)
     grown = [(start, run.global_batch_size * factor) for start, (_, factor) in zip(begins, schedule.growth, strict=True)]
-    return all(place.critical.low >= batch for start, batch in grown for place in run.places if place.samples_seen >= start)
+    return is_carried(grown, [(place.samples_seen, place.critical.low) for place in run.places])
+
+
+def is_carried(grown: Iterable[tuple[int, int]], lows: Sequence[tuple[int, float]]) -> bool:
+    """Whether no interval of a critical batch, from where the batch grows on, reaches below the batch that it grows to.
+
+    Args: grown: (samples seen, batch from there on); lows: (samples seen, lower end of the critical batch's interval there).
+    """
+    return all(low >= batch for start, batch in grown for seen, low in lows if seen >= start)
 
 
 def _fewer(steps: float, constant_steps: float) -> str:

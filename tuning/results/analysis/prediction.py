@@ -7,7 +7,7 @@ batches that need other momentum or decay, tuned learning rates, and what genera
 answer, and a sweep's report says how far it was off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from largebatch.jobs.errors import InputError
@@ -61,16 +61,24 @@ def predict(run: RunResult, profile: Profile, target: float, batches: Sequence[i
     return predicted
 
 
-def profile_beside_runs(profile: Profile, runs: Setting) -> str:
+def profile_beside_runs(profile: Profile, runs: Setting, optimizers: Collection[str]) -> str:
     """What must be said where a profile is not of the runs' own model arguments, data, device and workers; empty where it is.
 
-    Raises: InputError for another model, whose step times say nothing of these runs.
+    Args: optimizers: of the runs that it is held beside, as answers call them.
+    Raises: InputError for another model or optimizer, whose step times say nothing of these runs.
     """
+    if profile.optimizer is not None and profile.optimizer not in optimizers:
+        named = " or ".join(optimizers)
+        hint = f"Profile the recipe with {named}; a study keeps profile-OPTIMIZER.json of those beside its recipe's own."
+        raise InputError("--profile", f"was measured with {profile.optimizer}, and the runs that it is for trained with {named}.", hint)
     model, dataset = profile.model_in_words or runs.model, profile.dataset_in_words or runs.dataset
     if _plain(model) != _plain(runs.model):
         raise InputError("--profile", f"was measured with {model}, and the runs trained {runs.model}.", "Profile the runs' own recipe.")
     profiled = runs.model_copy(update={"dataset": dataset, "model": model, "device": profile.device, "world_size": 1})
-    return "" if profiled == runs else f"The profile is of {profiled}, the runs are of {runs}: their step times need not be the same."
+    said = [] if profiled == runs else [f"The profile is of {profiled}, the runs are of {runs}: their step times need not be the same."]
+    if profile.optimizer is None:
+        said.append(f"The profile does not say which optimizer's steps it timed, and the runs trained with {' and '.join(optimizers)}.")
+    return " ".join(said)
 
 
 def refuse_other_reference(reference: RunResult, runs: Setting) -> None:

@@ -65,6 +65,8 @@ class Profile(Record):
     """Of the initial weights and the order of the samples."""
     threads: int | None = None
     """That computed on a CPU; None in profiles of earlier versions."""
+    optimizer: str | None = None
+    """Whose steps they are, as answers call it; None in profiles of earlier versions."""
 
     @property
     def training_set(self) -> TrainingSet:

@@ -161,6 +161,10 @@ def job_groups(job: Any) -> list[dict[str, Any]]:
             {"assign": [{"pattern": "*.weight", "to": "muon"}, {"pattern": "0.weight", "to": "other"}]},
             r"pattern '0\.weight', whose parameters all match",
         ),
+        (
+            {"assign": [{"pattern": "*.bias", "to": "muon"}]},
+            r"optimizer\.assign: has the pattern '\*\.bias' to muon, which updates no vector, and .* vectors alone\. Leave it out: adamw",
+        ),
         ({"assign": [{"pattern": "*", "to": "adamw"}]}, "optimizer: assign has the pattern '\\*' to 'adamw'; it must be to muon or to other"),
         ({"other": {"name": "lars"}}, r'optimizer\.other\.name: must be "adamw", "lamb" or "sgd"'),
         ({"other": {"name": "adamw", "groups": [{"pattern": "*"}]}}, r"optimizer: other has groups"),

@@ -4,14 +4,11 @@ A child is as a fresh process would be: no run finds what another left (memory, 
 of a second instead of an interpreter, torch and a Ray (docs/decisions/053). Where a child dies, the next run has another.
 """
 
-import contextlib
-import subprocess
-import threading
 import time
 from queue import Empty, SimpleQueue
 from typing import Self
 
-from largebatch.jobs.import_paths import environment, python
+from largebatch.jobs.run.leashed_process import LeashedProcess
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.tuning.sweep.trials.processes import Lost, News
 from largebatch.tuning.sweep.trials.resources import TrialOptions
@@ -21,60 +18,14 @@ PATIENCE_S = 5.0
 """How long a process that is let go of may take to end."""
 
 
-class WarmProcess:
-    """One of them; its standard input is a leash: when this process ends, in whatever way, it and its child read the end.
-
-    Args: told: gets what it tells, with itself: a line, or None once it is gone.
-    """
-
-    def __init__(self, told: "SimpleQueue[tuple[WarmProcess, str | None]]") -> None:
-        self.popen = subprocess.Popen(
-            python("-m", "largebatch.tuning.sweep.trials.warm.main"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            process_group=0,  # out of a terminal's Ctrl-C, and in this session: see the mirror's process
-            env=environment(),
-        )
-        assert self.popen.stdin is not None
-        assert self.popen.stdout is not None
-        self._stdin, self._stdout, self._told = self.popen.stdin, self.popen.stdout, told
-        self._reader = threading.Thread(target=self._pass_on, daemon=True)
-        self._reader.start()
-
-    def tell(self, line: str) -> None:
-        """Write one line to it; where it is gone, that is told."""
-        with contextlib.suppress(OSError):
-            self._stdin.write(f"{line}\n")
-            self._stdin.flush()
-
-    def _pass_on(self) -> None:
-        for line in self._stdout:
-            self._told.put((self, line))
-        self._told.put((self, None))
-
-    def end(self) -> None:
-        """Let go of the leash, and wait for the end."""
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-        try:
-            self.popen.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-        self._reader.join(PATIENCE_S)  # a child that was orphaned holds the other end until it reads the leash's
-        if not self._reader.is_alive():
-            self._stdout.close()
-
-
 class WarmProcesses:
-    """See `Processes`. A context manager: with it they end."""
+    """See `Processes`. A context manager: with it they end, and so do their children, which read the leash too."""
 
     def __init__(self) -> None:
-        self._told: SimpleQueue[tuple[WarmProcess, str | None]] = SimpleQueue()
-        self._all: set[WarmProcess] = set()
-        self._starting: set[WarmProcess] = set()
-        self._free: list[WarmProcess] = []
+        self._told: SimpleQueue[tuple[LeashedProcess, str | None]] = SimpleQueue()
+        self._all: set[LeashedProcess] = set()
+        self._starting: set[LeashedProcess] = set()
+        self._free: list[LeashedProcess] = []
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +37,7 @@ class WarmProcesses:
     def provide(self, number: int) -> None:
         """See `Processes`."""
         while len(self._free) + len(self._starting) < number:
-            process = WarmProcess(self._told)
+            process = LeashedProcess("largebatch.tuning.sweep.trials.warm.main", lambda *told: self._told.put(told))
             self._all.add(process)
             self._starting.add(process)
 
@@ -96,18 +47,18 @@ class WarmProcesses:
         while self._starting and (left_s := ends_at_s - time.monotonic()) > 0:
             self.wait(left_s)
 
-    def take(self) -> WarmProcess | None:
+    def take(self) -> LeashedProcess | None:
         """See `Processes`."""
         return self._free.pop() if self._free else None
 
     def begin(self, process: object, spec: TrainSpec, options: TrialOptions, run_id: str) -> None:
         """See `Processes`."""
-        assert isinstance(process, WarmProcess)
+        assert isinstance(process, LeashedProcess)
         process.tell(Begin(spec=spec, options=options, run_id=run_id).model_dump_json())
 
     def go_on(self, process: object, ends_early: bool) -> None:
         """See `Processes`."""
-        assert isinstance(process, WarmProcess)
+        assert isinstance(process, LeashedProcess)
         process.tell(Answer(ends_early=ends_early).model_dump_json())
 
     def wait(self, seconds: float) -> list[News]:
@@ -131,14 +82,14 @@ class WarmProcesses:
 
     def release(self, process: object) -> None:
         """See `Processes`."""
-        assert isinstance(process, WarmProcess)
+        assert isinstance(process, LeashedProcess)
         self._free.append(process)
 
-    def _end(self, process: WarmProcess) -> None:
+    def _end(self, process: LeashedProcess) -> None:
         if process in self._starting:
             process.popen.kill()  # it holds nothing yet, and would read the end of its leash only when it has imported everything
         self._all.discard(process)
         self._starting.discard(process)
         if process in self._free:
             self._free.remove(process)
-        process.end()
+        process.ends_within(PATIENCE_S)
