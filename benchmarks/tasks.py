@@ -1,8 +1,8 @@
-"""What exact batches cost for tasks beside classification, on two small models.
+"""What exact batches cost for tasks beside classification, on small models.
 
 language model   the engine's step on 16 sequences of 256 tokens and more, against plain torch on one ready batch
 pairs            a contrastive step in any micro-batch, against one pass of the whole batch where both fit, and against the same micro-batches with
-                 a loss of their own, which is another loss
+                 a loss of their own, which is another loss; with the towers of the recipe clip-tiny, and with two of convolutions alone
 memory           what torch allocates at most within a contrastive step, of 1,024 pairs against 64 in the same micro-batch
 """
 
@@ -30,6 +30,7 @@ from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.state import TrainState
 from largebatch.jobs.engine.step import optimizer_step
 from largebatch.jobs.models.sample_dropout import sample_dropouts
+from largebatch.jobs.models.towers.clip import TwoTowers
 from largebatch.jobs.models.transformer import decoder
 from largebatch.jobs.optim.parameter_groups import build_optimizer
 from largebatch.jobs.plan.make import Facts, make_plan
@@ -42,6 +43,7 @@ from largebatch.jobs.tasks.contrastive import Contrastive
 from largebatch.jobs.tasks.language_modelling import LanguageModelling
 
 TOKENS, VOCABULARY = 256, 258
+WORDS, CAPTION = 40, 8
 CPU = torch.device("cpu")
 
 
@@ -115,7 +117,7 @@ def _language_model(sequences: int, given: argparse.Namespace) -> dict[str, str]
     return _row(f"language model, {sequences} x {TOKENS} tokens", sides, given, "at least 0.95")
 
 
-class Towers(nn.Module):
+class Convolutions(nn.Module):
     """Two towers of two convolutions each."""
 
     def __init__(self) -> None:
@@ -131,22 +133,42 @@ class Towers(nn.Module):
         return self.sides[0](first), self.sides[1](second)
 
 
-def _images(size: int) -> tuple[Tensor, ...]:
-    return tuple(torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+class RecipeTowers(TwoTowers):
+    """The towers of `recipes/clip-tiny.yaml`, their scale left as it begins, as the other model's is."""
+
+    def __init__(self) -> None:
+        super().__init__(3, WORDS, CAPTION)
+
+    def forward(self, images: Tensor, tokens: Tensor) -> Any:
+        """(N, 64) of each side."""
+        embeddings = super().forward(images, tokens)
+        return embeddings["first"], embeddings["second"]
 
 
-def _pairs(size: int, micro_batch_size: int, plain_size: int, given: argparse.Namespace, is_floor: bool = False) -> dict[str, str]:
+def _pictures(size: int, seed: int = 0) -> Tensor:
+    return torch.randn(size, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def _pairs_of(towers: type[nn.Module], size: int) -> tuple[Tensor, Tensor]:
+    if towers is RecipeTowers:
+        return _pictures(size), torch.randint(1, WORDS, (size, CAPTION), generator=torch.Generator().manual_seed(1))
+    return _pictures(size), _pictures(size, seed=1)
+
+
+def _pairs(towers: type[nn.Module], size: int, micro_batch_size: int, plain_size: int, given: argparse.Namespace,
+           is_floor: bool = False) -> dict[str, str]:  # fmt: skip
     """Args: plain_size: pairs that plain torch compares with each other, and passes at once; is_floor: put plain torch's two passes in our place."""
-    first, second = _images(size)
+    first, second = _pairs_of(towers, size)
 
     def loss(model: nn.Module, start: int) -> Tensor:
         ends = [functional.normalize(end, dim=1) for end in model(first[start : start + plain_size], second[start : start + plain_size])]
         similarities, own = ends[0] @ ends[1].T / 0.07, torch.arange(plain_size)
         return (functional.cross_entropy(similarities, own) + functional.cross_entropy(similarities.T, own)) / 2
 
-    model = Towers()
+    model = towers()
     losses = [partial(loss, start=start) for start in range(0, size, plain_size)]
     sides = {"ours": ours(Contrastive(), copy.deepcopy(model), (first, second), micro_batch_size), "plain": plain(model, *losses)}
+    whose = "recipe's towers" if towers is RecipeTowers else "convolutions"
     if is_floor:
         again = plain(model, *losses)
 
@@ -158,13 +180,13 @@ def _pairs(size: int, micro_batch_size: int, plain_size: int, given: argparse.Na
             return time.perf_counter() - began + again()
 
         sides["ours"] = two_passes
-        return _row(f"plain torch's passes of {plain_size} once without a gradient and once with it", sides, given, "")
-    name = f"pairs, {size:,} in micro-batches of {micro_batch_size}" + (", against losses of these" if plain_size < size else "")
+        return _row(f"{whose}: plain torch's passes of {plain_size} once without a gradient and once with it", sides, given, "")
+    name = f"pairs, {whose}, {size:,} in micro-batches of {micro_batch_size}" + (", against losses of these" if plain_size < size else "")
     return _row(name, sides, given, "at least 0.625 (1.6 times the time)")
 
 
 def _memory(size: int, small: int, micro_batch_size: int) -> dict[str, str]:
-    many, few = (peak_bytes(ours(Contrastive(), Towers(), _images(number), micro_batch_size)) for number in (size, small))
+    many, few = (peak_bytes(ours(Contrastive(), Convolutions(), _pairs_of(Convolutions, number), micro_batch_size)) for number in (size, small))
     return {
         "measured": f"memory, {size:,} pairs against {small} in micro-batches of {micro_batch_size}",
         "ours": f"{many / 2**20:.1f} MiB",
@@ -190,13 +212,16 @@ def _row(name: str, sides: dict[str, Callable[[], float]], given: argparse.Names
 def main() -> None:
     given = parser(__doc__, repetitions=20).parse_args()
     table = [_language_model(sequences, given) for sequences in (16, 32)]
-    table += [_pairs(*sizes, given) for sizes in ((256, 256, 256), (1024, 64, 1024), (256, 32, 256), (256, 32, 32))]
-    table += [_pairs(256, 32, 32, given, is_floor=True), _memory(1024, 64, 32)]
+    for towers in (RecipeTowers, Convolutions):
+        table += [_pairs(towers, *sizes, given) for sizes in ((256, 256, 256), (1024, 64, 1024), (256, 64, 256), (256, 32, 256), (256, 32, 32))]
+        table += [_pairs(towers, 256, 32, 32, given, is_floor=True)]
+    table += [_memory(1024, 64, 32)]
     notes = [
         "Speed: *ours*: weigh, read, backward, gradient norm, AdamW; *other side*: one pass of the whole batch in plain torch and its fused AdamW.",
         "Against losses of these: plain torch adds up the gradients of a loss of each micro-batch alone: the same passes, but another loss.",
-        "The language model is `transformer` with width 128 and 4 blocks; the pairs' towers are two convolutions each on 32 x 32 images.",
-        "256 pairs in one micro-batch take one pass; all others are embedded twice, which alone costs what the row before the last says.",
+        "The language model is `transformer` with width 128 and 4 blocks. Recipe's towers: clip-tiny's, on 32 x 32 images and 8 words; "
+        "convolutions: two in each tower, both on 32 x 32 images.",
+        "256 pairs in one micro-batch take one pass; all others are embedded twice, which alone costs what plain torch's passes say.",
         "Memory: the most that torch allocates within one step, by its profiler: a micro-batch's activations, embeddings, a block of similarities.",
     ]
     publish("Tasks: what exact batches cost", table, notes, given)
