@@ -6,7 +6,7 @@ The service, the client and the MLflow mirror read specs too, and must not wait 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ParamGroups = list[dict[str, Any]]
 """As every optimizer of torch takes them: "params", and options that differ from group to group."""
+ClassAndOptions: TypeAlias = "tuple[type[Optimizer], dict[str, Any]]"
+"""See `OptimizerConfig.class_and_options`."""
 FLOAT32_BYTES = 4
 EUCLIDEAN = "its steps follow the Euclidean norm, in which noise is measured anyhow"
 """Why momentum SGD's kin have no dual norm of their own."""
@@ -143,7 +145,7 @@ class OptimizerConfig(FollowsSamples):
         """The config for a run of this share of the length: options that are told in epochs shrink with it; most optimizers have none."""
         return self
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """What `build` makes the optimizer of: its class, and all of its options but the learning rate; for it to import what it names."""
         raise NotImplementedError
 

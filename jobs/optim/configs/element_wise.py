@@ -1,12 +1,9 @@
 """Optimizers that treat every number of a parameter alike: momentum SGD, AdamW, Lion."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from largebatch.jobs.optim.config_base import AdamConfig, DecoupledConfig, MomentumConfig, TwoDecaysConfig
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
+from largebatch.jobs.optim.config_base import AdamConfig, ClassAndOptions, DecoupledConfig, MomentumConfig, TwoDecaysConfig
 
 
 class SgdConfig(MomentumConfig):
@@ -17,7 +14,7 @@ class SgdConfig(MomentumConfig):
 
     usual_rate: ClassVar[float | None] = 0.1
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from torch.optim import SGD
 
@@ -32,7 +29,7 @@ class AdamWConfig(DecoupledConfig, AdamConfig):
 
     usual_rate: ClassVar[float | None] = 1e-3
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.adamw import AdamW
 
@@ -52,7 +49,7 @@ class LionConfig(DecoupledConfig, TwoDecaysConfig):
     num_state_tensors: ClassVar[int] = 1
     """The mean."""
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.lion import Lion
 

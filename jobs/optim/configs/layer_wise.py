@@ -1,13 +1,10 @@
 """Optimizers that give every parameter tensor a learning rate of its own: LARS, LAMB."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
-from largebatch.jobs.optim.config_base import AdamConfig, MomentumConfig, OptimizerConfig, ParameterGroupConfig
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
+from largebatch.jobs.optim.config_base import AdamConfig, ClassAndOptions, MomentumConfig, OptimizerConfig, ParameterGroupConfig
 
 
 class LayerwiseConfig(OptimizerConfig):
@@ -42,7 +39,7 @@ class LarsConfig(LayerwiseConfig, MomentumConfig):
 
     usual_rate: ClassVar[float | None] = 5.0
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.lars import LARS
 
@@ -72,7 +69,7 @@ class LambConfig(LayerwiseConfig, AdamConfig):
             raise ValueError(f"phi_min {self.phi_min} is above phi_max {self.phi_max}")
         return self
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.lamb import LAMB
 

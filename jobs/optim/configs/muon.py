@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from largebatch.jobs.optim.config_base import OneDecayConfig
+from largebatch.jobs.optim.config_base import ClassAndOptions, OneDecayConfig
 from largebatch.jobs.optim.configs.two_rules import TwoRulesConfig
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 
 class MuonConfig(TwoRulesConfig, OneDecayConfig):
@@ -42,7 +39,7 @@ class MuonConfig(TwoRulesConfig, OneDecayConfig):
         """The gradient's mean."""
         return math.prod(shape)
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.split.muon import Muon
 

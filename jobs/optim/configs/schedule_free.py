@@ -1,10 +1,10 @@
 """Optimizers without a schedule of rates: an average of the iterates takes its place."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import NonNegativeFloat
 
-from largebatch.jobs.optim.config_base import BY_SQUARES, EUCLIDEAN, OptimizerConfig
+from largebatch.jobs.optim.config_base import BY_SQUARES, EUCLIDEAN, ClassAndOptions, OptimizerConfig
 from largebatch.jobs.spec_base import Fraction
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class ScheduleFreeSgdConfig(ScheduleFreeConfig):
     num_state_tensors: ClassVar[int] = 2
     """The iterate and the average."""
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeSGD
 
@@ -70,7 +70,7 @@ class ScheduleFreeAdamWConfig(ScheduleFreeConfig):
     num_state_tensors: ClassVar[int] = 3
     """The iterate, the average and the second moment."""
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.averaging.schedule_free import ScheduleFreeAdamW
 

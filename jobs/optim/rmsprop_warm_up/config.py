@@ -1,15 +1,12 @@
 """The options of RMSprop that passes into momentum SGD, and when it does."""
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from largebatch.jobs.optim.config_base import OneDecayConfig
+from largebatch.jobs.optim.config_base import ClassAndOptions, OneDecayConfig
 from largebatch.jobs.spec_base import Fraction
-
-if TYPE_CHECKING:
-    from torch.optim import Optimizer
 
 
 class RmspropSgdConfig(OneDecayConfig):
@@ -74,7 +71,7 @@ class RmspropSgdConfig(OneDecayConfig):
         epochs = {name: getattr(self, name) * share for name in ("transition_epoch", "transition_period_epochs")}
         return self.model_copy(update=epochs)
 
-    def class_and_options(self) -> "tuple[type[Optimizer], dict[str, Any]]":
+    def class_and_options(self) -> ClassAndOptions:
         """See `OptimizerConfig`."""
         from largebatch.jobs.optim.rmsprop_warm_up.rmsprop_sgd import RMSpropSGD
 
