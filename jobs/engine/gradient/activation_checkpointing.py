@@ -36,17 +36,11 @@ def run_again(function: Callable[..., Any], *values: Any) -> Any:
     return checkpoint(function, *values, use_reentrant=False)
 
 
-class Checkpointing:
-    """How the blocks of one model are called."""
-
-    def __init__(self) -> None:
-        self.call: Call = run_again
-
-
 class Block(nn.Module):
     """Base that a block gets beside its own class."""
 
-    checkpointing: Checkpointing
+    checkpointing_call: Call = staticmethod(run_again)
+    """How it is called; see `blocks_called_by`."""
 
 
 @cache
@@ -61,7 +55,7 @@ def block_class(kind: type[nn.Module]) -> type[nn.Module]:
             return kind.forward(self, *values[: len(inputs)], **dict(zip(named, values[len(inputs) :], strict=True)))
 
         # By place, all of them: by these torch learns of which devices' generators it must keep the state.
-        return self.checkpointing.call(own_forward, *inputs, *named.values())
+        return self.checkpointing_call(own_forward, *inputs, *named.values())
 
     names = {"forward": forward, "__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__}
     return type(kind.__name__, (Block, kind), names)
@@ -75,14 +69,12 @@ def use_activation_checkpointing(model: nn.Module, chosen: Literal[True] | Seque
     Raises: SpecError for a pattern that matches nothing, where nothing is repeated, and for a module that has no forward of its class.
     """
     blocks = repeated_blocks(model) if chosen is True else _matching(model, chosen)
-    shared = Checkpointing()
     for name, module in blocks.items():
         if isinstance(module, torch.jit.ScriptModule) or "forward" in vars(module):
             raise SpecError(FIELD, f"{name} is not run by the forward of its class, so it cannot be run again.", "Name other modules.")
         kind: Any = type(module)
         if not issubclass(kind, Block):  # a module under two names
             module.__class__ = block_class(kind)
-            module.checkpointing = shared  # type: ignore[assignment]
     names = list(blocks)
     first_and_last = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
     return f"Activation checkpointing: {len(names)} block{'s' if len(names) > 1 else ''} ({first_and_last}), run once more in the backward pass."
@@ -131,11 +123,11 @@ def _runs(module: nn.Module) -> bool:
 @contextmanager
 def blocks_called_by(model: nn.Module, call: Call) -> Iterator[None]:
     """Context in which a model's blocks are called so; no difference where it has none."""
-    shared = {module.checkpointing for module in model.modules() if isinstance(module, Block)}
-    for checkpointing in shared:
-        checkpointing.call = call
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for block in blocks:
+        block.checkpointing_call = call
     try:
         yield
     finally:
-        for checkpointing in shared:
-            checkpointing.call = run_again
+        for block in blocks:
+            del block.checkpointing_call
