@@ -11,21 +11,19 @@ WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Ray's own setting: 0 where nobody takes machines away."""
 
 
-class PreemptionNotice:
-    """Asks Ray Train once a second, in a thread of its own: the question is a barrier, at which all ranks' threads meet."""
+def preemption_notice() -> threading.Event:
+    """Set once a machine of this run will be taken away.
 
-    def __init__(self) -> None:
-        self._is_noticed = threading.Event()
-        if os.environ.get(WATCHER) != "0":
-            threading.Thread(target=self._watch, name="preemption", daemon=True).start()
+    Ray Train is asked once a second, in a thread of its own: the question is a barrier, at which all ranks' threads meet.
+    """
+    notice = threading.Event()
 
-    @property
-    def is_noticed(self) -> bool:
-        """Whether a machine of this run will be taken away."""
-        return self._is_noticed.is_set()
-
-    def _watch(self) -> None:
+    def watch() -> None:
         train: Any = ray.train  # its stubs are those of the older Train
-        while not self._is_noticed.wait(POLL_S):
+        while not notice.wait(POLL_S):
             if train.get_preemption_info() is not None:
-                self._is_noticed.set()
+                notice.set()
+
+    if os.environ.get(WATCHER) != "0":
+        threading.Thread(target=watch, name="preemption", daemon=True).start()
+    return notice

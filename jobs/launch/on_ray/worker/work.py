@@ -7,6 +7,7 @@ is not yet registered when a worker dies. The run's folder, which all workers sh
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,7 @@ from largebatch.jobs.launch.local import kept_run
 from largebatch.jobs.launch.on_ray.failures import LostRanksError, UnfitError, is_of_other_ranks, sentence
 from largebatch.jobs.launch.on_ray.worker.config import WorkerConfig
 from largebatch.jobs.launch.on_ray.worker.heartbeat import ANSWER_S, RunGoneError, heartbeat
-from largebatch.jobs.launch.on_ray.worker.preemption import PreemptionNotice
+from largebatch.jobs.launch.on_ray.worker.preemption import preemption_notice
 from largebatch.jobs.launch.on_ray.worker.reporter import Reporter
 from largebatch.jobs.launch.on_ray.worker.shared_storage import FIELD, own_node, refuse_unshared
 from largebatch.jobs.launch.options import Workers
@@ -54,7 +55,7 @@ def work(config: WorkerConfig) -> None:
         add_folder(folder)
     ranks = Ranks(_own_gpu() if config.uses_gpu else torch.device("cpu"))
     torch.set_num_threads(config.num_threads)
-    preemption = PreemptionNotice()
+    preemption = preemption_notice()
     try:
         with termination.heard_while_training(), heartbeat(lambda: ask_run(config.run_channel)):
             if ranks.from_first(lambda: ray.get(config.run_channel.begin.remote())):
@@ -72,7 +73,7 @@ def work(config: WorkerConfig) -> None:
         if is_of_other_ranks(error) and not isinstance(error, LargebatchError | torch.AcceleratorError):
             raise LostRanksError("", sentence(error)) from error
         raise
-    num_noticed = ranks.sum_numbers(float(preemption.is_noticed))[0]
+    num_noticed = ranks.sum_numbers(float(preemption.is_set()))[0]
     if ranks.is_first:
         _finish(config, **_outcome(summary, config, num_noticed > 0))
 
@@ -106,7 +107,7 @@ def _own_gpu() -> torch.device:
     return device
 
 
-def _train(config: WorkerConfig, ranks: Ranks, preemption: PreemptionNotice) -> RunSummary:
+def _train(config: WorkerConfig, ranks: Ranks, preemption: threading.Event) -> RunSummary:
     spec = build_spec(config.spec)
     # Before data and kernels: MLflow's import goes on beside them.
     with MirrorProcess(mirrored_spec(spec, config.options)) if ranks.is_first else contextlib.nullcontext() as mirror:
@@ -149,7 +150,7 @@ def _refuses(load: Callable[[], object]) -> bool:
     return False
 
 
-def _take_part(config: WorkerConfig, spec: TrainSpec, ranks: Ranks, mirror: MirrorProcess | None, preemption: PreemptionNotice) -> RunSummary:
+def _take_part(config: WorkerConfig, spec: TrainSpec, ranks: Ranks, mirror: MirrorProcess | None, preemption: threading.Event) -> RunSummary:
     run_dir, options = config.run_dir, config.options
     has_begun = config.has_trained or bool(config.reasons)
     refuse_unshared(options.store or str(run_dir.parent), ranks, patience_s=PATIENCE_S if has_begun else 0.0)
@@ -161,12 +162,12 @@ def _take_part(config: WorkerConfig, spec: TrainSpec, ranks: Ranks, mirror: Mirr
     has_checkpoint = ranks.sum_numbers(float(ranks.is_first and bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS))))[0] > 0
     resumes = options.resume is not None or has_checkpoint
     if mirror is None:
-        return run_job(job, run_dir, Listener(should_stop=lambda: termination.terminated.is_set() or preemption.is_noticed), resumes=resumes)
+        return run_job(job, run_dir, Listener(should_stop=lambda: termination.terminated.is_set() or preemption.is_set()), resumes=resumes)
     with Reporter(config.run_channel) as reporter:
         listener = Listener(
             on_record=reporter.record,
             on_notice=reporter.notice,
-            should_stop=lambda: termination.terminated.is_set() or preemption.is_noticed or reporter.should_stop,
+            should_stop=lambda: termination.terminated.is_set() or preemption.is_set() or reporter.should_stop,
         )
         run_dir.joinpath(run_folder.CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         ray.get(config.run_channel.trains.remote())
