@@ -47,10 +47,6 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     for chart in charts:
         attempt(f"the picture {chart.name}.png", partial(write_png, chart, folder / f"{chart.name}.png"))
     figures = {chart.name: figure for chart in charts if (figure := attempt(f"the figure {chart.name}", partial(as_json, chart))) is not None}
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if answer.card is not None and answer.card.recipe is not None:
-        write_text(folder / RECIPE, answer.card.recipe.text)
     numbers = ReportNumbers.model_validate(
         {
             **answer.numbers(),
@@ -91,11 +87,13 @@ def _write(
     charts: Sequence[Chart] = (),
     figures: dict[str, Any] | None = None,
 ) -> Path:
-    """Write numbers and page. Args: figures: by chart."""
+    """Write the card's recipe, numbers and page. Args: figures: by chart."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "report.json", json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
     card = numbers.card if isinstance(numbers, ReportNumbers) else None
+    if card is not None and card.recipe is not None:
+        write_text(folder / RECIPE, card.recipe.text)
+    write_text(folder / "report.json", json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
     shown = TEMPLATES.get_template("report.html").render(
         title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts,
         figures=as_script(figures or {}), origin=numbers.origin,
