@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluation.forward import samples_at_once
+from largebatch.jobs.engine.model_check.causality import refuse_foresight
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
@@ -42,6 +43,7 @@ from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.classification import Classification
 from largebatch.jobs.tasks.contrastive import CoupledTask
+from largebatch.jobs.tasks.language_modelling import LanguageModelling
 from largebatch.jobs.tasks.registry import OwnTaskConfig
 
 NUM_SAMPLES = 8
@@ -83,6 +85,8 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
         refuse_moving_numbers(check.passes, train)
         refuse_unregistered(check.passes, train)
         check.passes.evaluation(test)
+        if type(task) is LanguageModelling:
+            refuse_foresight(check.passes, train)
         if is_own:
             refuse_odd_weights(task, train)
             if not isinstance(task, CoupledTask):  # its scores are of a whole part
