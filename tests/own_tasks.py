@@ -49,6 +49,15 @@ class Worded(Focal):
         return {"accuracy": "0.5"}
 
 
+class NotANumber(Focal):
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        return {**super().metric_sums(model, batch), "accuracy": torch.tensor(math.nan)}
+
+
+class Upward(Focal):
+    headline = largebatch.Metric("accuracy", "up")  # type: ignore[arg-type]
+
+
 class WithoutLoss(Focal):
     def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
         return {"accuracy": sums["accuracy"] / weight}

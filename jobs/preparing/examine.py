@@ -42,6 +42,7 @@ from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.samples.trees import num_samples
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.contrastive import CoupledTask
 from largebatch.jobs.tasks.language_modelling import BITS_PER_BYTE, LanguageModelling
 from largebatch.jobs.tasks.registry import ClassificationConfig
 
@@ -85,6 +86,7 @@ def examine(spec: TrainSpec, device: torch.device, data_dir: Path, most_weight_b
     refuse_uncut(spec, task, dataset)
     if isinstance(size := spec.batch.global_batch_size, int):
         refuse_too_few_left(dataset, spec.dataset.validation, size)
+    refuse_alone(task, resolve_global_batch_size(spec, training_set(spec, dataset)))
     blank = task.prepared(dataset.blank(FIRST_SAMPLES, device), spec.seed, Slice(0, 0, FIRST_SAMPLES), device)
 
     def build() -> nn.Module:
@@ -178,6 +180,17 @@ def refuse_unknown_target(spec: TrainSpec, task: Task) -> None:
             problem = f"is {wanted}, and the bytes of the text that these tokens stand for are not known."
             hint = "Make token files again with `largebatch tokens`, or give samples of your own a third tensor, the bytes of each target."
         raise PlanError(field, problem, hint)
+    value, fractions = spec.stop.target_score, [metric.name for metric in task.all_metrics() if metric.is_fraction]
+    if wanted in fractions and value is not None and not 0 <= value <= 1:
+        hint = f"Write {value / 100:g} for {value:g} %." if 1 < value <= 100 else "Give a number between 0 and 1."
+        raise PlanError("stop.target.value", f"is {value:g}, and {wanted} is a fraction.", hint)
+
+
+def refuse_alone(task: Task, global_batch_size: int) -> None:
+    """Raise PlanError for batches of one sample where a loss compares a batch's samples."""
+    if isinstance(task, CoupledTask) and global_batch_size < 2:
+        problem = "is 1, and the loss compares each sample with the others of its batch."
+        raise PlanError("batch.global_batch_size", problem, "Give 2 at the least; such losses learn from many more.")
 
 
 def refuse_uncut(spec: TrainSpec, task: Task, dataset: Dataset) -> None:

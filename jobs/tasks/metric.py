@@ -3,6 +3,8 @@
 import math
 from typing import Literal, NamedTuple
 
+DIRECTIONS = ("higher", "lower")
+
 
 class Metric(NamedTuple):
     """The name of a score, and its direction."""

@@ -13,7 +13,7 @@ from largebatch.jobs.entry_points import call_entry_point
 from largebatch.jobs.errors import PlanError, SpecError
 from largebatch.jobs.samples.number_ranges import AnyRange, NumberRange, ShareRange, WeightRange, token_ranges
 from largebatch.jobs.spec_base import Fraction, Spec
-from largebatch.jobs.tasks.metric import LOSS, Metric
+from largebatch.jobs.tasks.metric import DIRECTIONS, LOSS, Metric
 
 if TYPE_CHECKING:
     from largebatch.jobs.samples.dataset import Dataset
@@ -273,6 +273,10 @@ class OwnTaskConfig(TaskConfig):
                 f"{self.entry_point} returned {type(task).__name__}; it must return a largebatch.Task.",
                 "Let the class inherit from largebatch.Task, and return an object of it.",
             )
+        for metric in task.all_metrics():
+            if metric.better not in DIRECTIONS:
+                problem = f"the metric {metric.name} of {self.entry_point} is better {metric.better!r}; it must be 'higher' or 'lower'."
+                raise SpecError("task.entry_point", problem, f'Example: largebatch.Metric("{metric.name}", "higher").')
         return task
 
 

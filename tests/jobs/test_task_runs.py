@@ -265,6 +265,13 @@ class TestRefused:
             ({"task": {"name": "regression", "delta": 0.0}}, "task.delta: must be above 0"),
             ({"task": {"name": "regression", "delta": 2.0}}, "loss 'mse' does not read delta; huber does"),
             ({"task": {"entry_point": f"{OWN}:Unheaded"}}, "headline of own_tasks:Unheaded is 'f1'; it must be a largebatch.Metric"),
+            ({"task": {"entry_point": f"{OWN}:Upward"}}, "the metric accuracy of own_tasks:Upward is better 'up'; it must be 'higher' or 'lower'"),
+            (
+                {"stop": {"epochs": 1, "target": {"metric": "accuracy", "value": 93}}},
+                r"stop\.target\.value: is 93, and accuracy is a fraction\. Write 0\.93 for 93 %",
+            ),
+            ({"stop": {"epochs": 1, "target": {"metric": "accuracy", "value": -1}}}, "Give a number between 0 and 1"),
+            ({"task": {"name": "contrastive"}, "batch": {"global_batch_size": 1}}, "is 1, and the loss compares each sample with the others"),
             ({"task": {"name": "classification", "class_weights": [1.0]}}, "has 1 weights for 4 classes"),
             ({"task": {"name": "contrastive", "neighbours": 5}}, "neighbours is of knn_accuracy, which needs labels"),
             ({"task": {"name": "contrastive", "views": "simclr"}}, "task.views: change colours of uint8 images"),
@@ -282,6 +289,7 @@ class TestRefused:
         [
             ("Nameless", "task: its metrics give no number for kappa; they give loss, accuracy"),
             ("Worded", "task: its metric accuracy is a str; they give loss, accuracy"),
+            ("NotANumber", "task: its metric_sums give nan as accuracy of 8 samples"),
             ("Failing", "task: its metric_sums failed on 8 samples: KeyError: 'labels'"),
             ("VectorWeight", r"its weight over a batch is \(8,\); it must be one number|its sum .* is \(8,\); it must be one number"),
             ("VectorMetric", r"its sum accuracy over a batch is \(8,\); it must be one number"),

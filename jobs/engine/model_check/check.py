@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from largebatch.jobs.data.loaders import first_samples
 from largebatch.jobs.engine.evaluation.forward import samples_at_once
-from largebatch.jobs.engine.model_check.causality import refuse_foresight
 from largebatch.jobs.engine.model_check.draws import drawing_parts, draws_in_words, refuse_draws_from_elsewhere
 from largebatch.jobs.engine.model_check.dropout import refuse_coupled_dropout
 from largebatch.jobs.engine.model_check.independence import CERTAIN, refuse_coupled_evaluation, refuse_coupled_training
@@ -29,6 +28,7 @@ from largebatch.jobs.engine.model_check.kept.unregistered import refuse_unregist
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
 from largebatch.jobs.engine.model_check.own_task import refuse_coupled_preparation, refuse_no_scores, refuse_no_sums, refuse_odd_weights
 from largebatch.jobs.engine.model_check.passes import Passes, difference
+from largebatch.jobs.engine.model_check.token_models import refuse_foresight, refuse_small_vocabulary
 from largebatch.jobs.engine.model_state import refuse_unsaveable
 from largebatch.jobs.engine.out_of_memory import make_room, ran_out_of_memory
 from largebatch.jobs.engine.warm_up import micro_batch_sizes
@@ -81,6 +81,8 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     evaluated = tuple(len(part) for part in dataset.parts.values() if part is not dataset.train)
     check = ModelCheck(Passes(spec, model, task), train, others, test, evaluated, Findings())
     with _leaves_no_trace(check):
+        if isinstance(task, LanguageModelling):
+            refuse_small_vocabulary(check.passes, train, dataset.for_model.get("vocabulary_size"))
         find_moved_buffers(check.passes, train, check.findings)
         refuse_moving_numbers(check.passes, train)
         refuse_unregistered(check.passes, train)

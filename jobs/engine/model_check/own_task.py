@@ -104,6 +104,10 @@ def refuse_no_scores(passes: Passes, batch: Tree) -> None:
         if isinstance(error, LargebatchError) or ran_out_of_memory(error):
             raise
         raise PlanError("task", f"its metric_sums failed on {size} samples: {described(error)}.", "Mend it.") from error
+    for name, total in sums.items():
+        if math.isnan(total) and not math.isnan(sums.get(LOSS.name, 0.0)):
+            problem = f"its metric_sums give nan as {name} of {size} samples: no sum over more of them would be a number."
+            raise PlanError("task", problem, "Let a sample for which it is not defined add 0, and count those for which it is.")
     if (weight := sums.pop(WEIGHT)) > 0:
         try:
             scores = scores_of(task, sums, weight, "before training")

@@ -1,4 +1,4 @@
-"""A language model that sees the token that it is to predict is refused: its loss would be that of copying."""
+"""A language model that sees the token that it is to predict, or takes fewer tokens than there are, is refused."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def prepare(model: dict[str, Any], dataset: dict[str, Any] | None = None, **part
 
 
 def own(model: str, **arguments: Any) -> dict[str, Any]:
-    return {"entry_point": f"next_tokens:{model}", "arguments": arguments}
+    return {"entry_point": f"token_models:{model}", "arguments": arguments}
 
 
 SEEING = [ENCODER, own("Convolved", right=1), own("Convolved", right=2), own("Normalised"), own("Recurrent", bidirectional=True), own("Prefixed")]
@@ -38,9 +38,19 @@ def test_one_that_sees_what_stands_before_passes(model: dict[str, Any], precisio
 
 
 def test_what_is_given_may_be_seen_whole() -> None:
-    prepare(own("Prefixed"), {"entry_point": "next_tokens:prefixed"})
+    prepare(own("Prefixed"), {"entry_point": "token_models:prefixed"})
 
 
 @pytest.mark.parametrize("model", SEEING, ids=str)
 def test_targets_that_are_no_next_tokens_may_be_told_by_all(model: dict[str, Any]) -> None:
-    prepare(model, {"entry_point": "next_tokens:tagged"})
+    prepare(model, {"entry_point": "token_models:tagged"})
+
+
+@pytest.mark.parametrize("num_rows", [1, 8])
+def test_a_vocabulary_beyond_the_embedding_is_told_of_before_training(num_rows: int) -> None:
+    with pytest.raises(PlanError, match=rf"its embedding has {num_rows} rows, and the data set 9 tokens"):
+        prepare(own("Convolved", right=0, num_rows=num_rows))
+
+
+def test_an_embedding_of_more_tokens_passes() -> None:
+    prepare(own("Convolved", right=0, num_rows=16))

@@ -1,9 +1,9 @@
-"""Tries whether a language model predicts each token without having seen it: by that token, or by later ones, it would copy what it is to predict."""
+"""Tries whether a model of tokens takes all of the vocabulary, and whether it predicts each token without having seen it."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from largebatch.jobs.engine.model_check.passes import Passes
+from largebatch.jobs.engine.model_check.passes import Passes, before_each_run
 from largebatch.jobs.errors import PlanError
 from largebatch.jobs.samples.number_ranges import IGNORED
 from largebatch.jobs.samples.trees import Tree, rows
@@ -13,6 +13,26 @@ NUM_SEQUENCES = 2
 """Each takes tokens of the other."""
 MOST_ROUNDING = 1e-2
 """Of logits before what has changed, computed by the same steps: more than a unit of bfloat16."""
+
+
+def refuse_small_vocabulary(passes: Passes, samples: Tree, vocabulary_size: int | None) -> None:
+    """Raise PlanError for an embedding of the tokens with fewer rows than there are tokens: the first beyond them would end the run.
+
+    Args: samples: (tokens, ...), (N, T); vocabulary_size: of the data set; None: not known.
+    """
+    if vocabulary_size is None:
+        return
+    few = rows(samples, 0, NUM_SEQUENCES)
+    names = {module: name for name, module in passes.model.named_modules() if isinstance(module, nn.Embedding)}
+
+    def look(embedding: nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
+        are_tokens = bool(inputs) and inputs[0].shape == few[0].shape and torch.equal(inputs[0], few[0])
+        if are_tokens and embedding.num_embeddings < vocabulary_size:  # before it looks a token up that is beyond
+            problem = f"its {names[embedding]} has {embedding.num_embeddings:,} rows, and the data set {vocabulary_size:,} tokens (vocabulary_size)."
+            raise PlanError("model", problem, "Build it for as many; an entry point's argument vocabulary_size is given by the data set.")
+
+    with before_each_run(names, look):
+        passes.given_in_evaluation(few)
 
 
 def refuse_foresight(passes: Passes, samples: Tree) -> None:

@@ -8,11 +8,11 @@ VOCABULARY = 9
 
 
 class Convolved(nn.Module):
-    """A convolution along the sequence. Args: right: how many tokens after a position it sees; the position itself at the least where it is 0."""
+    """A convolution along the sequence. Args: right: how many tokens after a position it sees; num_rows: tokens that its embedding has."""
 
-    def __init__(self, right: int) -> None:
+    def __init__(self, right: int, num_rows: int = VOCABULARY) -> None:
         super().__init__()
-        self.embedding, self.convolution, self.head = nn.Embedding(VOCABULARY, 8), nn.Conv1d(8, 8, 3), nn.Linear(8, VOCABULARY)
+        self.embedding, self.convolution, self.head = nn.Embedding(num_rows, 8), nn.Conv1d(8, 8, 3), nn.Linear(8, VOCABULARY)
         self._padding = (2 - right, right)
 
     def forward(self, tokens: Tensor) -> Tensor:
