@@ -54,6 +54,22 @@ class NotANumber(Focal):
         return {**super().metric_sums(model, batch), "accuracy": torch.tensor(math.nan)}
 
 
+class Beyond(Focal):
+    """More right answers than there are."""
+
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        return {**super().metrics(sums, weight), "accuracy": 2.4}
+
+
+class Unbounded(Focal):
+    """A metric that is infinite while the loss is finite."""
+
+    headline = largebatch.Metric("margin", "higher")
+
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, float]:
+        return {**super().metrics(sums, weight), "margin": math.inf}
+
+
 class Upward(Focal):
     headline = largebatch.Metric("accuracy", "up")  # type: ignore[arg-type]
 
@@ -432,7 +448,7 @@ class OneByOne(torch.utils.data.Dataset[Any]):
 def documents(
     num_train: int = 60,
     num_test: int = 20,
-    weightless: bool = False,
+    weightless: str = "",
     one_by_one: bool = False,
     beyond: int | None = None,
     padding_token: Any = None,
@@ -440,14 +456,17 @@ def documents(
 ) -> tuple[Any, Any]:
     """Sequences of very different length that count up, padded; a target of -100 does not count.
 
-    Args: beyond: a sample with an unknown token. shift: 0: a target is the token itself, not the next.
+    Args:
+        weightless: "training" or "test": the part whose targets do not count.
+        beyond: a sample with an unknown token.
+        shift: 0: a target is the token itself, not the next.
     """
     parts: list[Any] = []
     for size, seed in ((num_train, 1), (num_test, 2)):
         lengths = torch.randint(1, 13, (size,), generator=generator(seed))
         tokens = (torch.arange(12) + torch.randint(0, 9, (size, 1), generator=generator(seed + 1))) % 9
         targets = ((tokens + shift) % 9).masked_fill(torch.arange(12) >= lengths[:, None], -100)
-        if weightless:
+        if weightless == ("training" if size == num_train else "test"):
             targets[:] = -100
         if beyond is not None and size > beyond:
             tokens[beyond, 3] = 9

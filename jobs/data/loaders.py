@@ -91,14 +91,14 @@ class LoaderBatches:
         return next(self._expected)
 
 
-def first_samples(part: Any, dataset: Dataset, number: int, device: torch.device, channels_last: bool) -> Tree:
-    """A part's first few samples, on the device, as evaluation gets them. Raises: DataError."""
-    size = min(number, len(part))
+def first_samples(part: Any, dataset: Dataset, number: int, device: torch.device, channels_last: bool, start: int = 0) -> Tree:
+    """A part's first few samples, or the few from `start` on, on the device, as evaluation gets them. Raises: DataError."""
+    indices = range(start, min(start + number, len(part)))
     if isinstance(part, Held):
-        few = part.gather(torch.arange(size))
+        few = part.gather(torch.tensor(indices))
     else:
         samples = SeededSamples(part, dataset, 0)
-        few = _collate([samples[0, index] for index in range(size)])
+        few = _collate([samples[0, index] for index in indices])
         if isinstance(few, LargebatchError):
             raise few
     return on_device(few, device, normalisation_of(dataset, device), channels_last)

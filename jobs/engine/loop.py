@@ -105,10 +105,11 @@ def _evaluate(state: TrainState, plan: TrainPlan, evaluate: Callable[[], Scores]
         raise CodeError("task", problem, "Let it be 0, or whatever is worst, where it is not defined.")
     for name in dict.fromkeys(("loss", metric.name)):
         if not math.isfinite(scores[name]):
+            besides = f" Or let your metric be finite where the loss is ({scores['loss']:.4g})." if math.isfinite(scores["loss"]) else ""
             raise DivergedError(
                 "",
                 f"the {evaluated_on} {name} is {scores[name]} after step {progress.step}.",
-                "Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.",
+                f"Lower learning_rate.base, lengthen the warm-up, or set gradient.clip_norm.{besides}",
             )
     progress.score = score
     is_best = progress.best_score is None or metric.is_better(score, progress.best_score)

@@ -241,6 +241,11 @@ class ContrastiveConfig(TaskConfig):
         if self.views and not (dataset.normalises and dataset.input_shape[0] == 3):
             problem = f"change colours of uint8 images (3, height, width) that are held in memory, and {dataset.name} has others."
             raise PlanError("task.views", problem, "Try cifar10, or give pairs of your own.")
+        if self.labels:
+            path, shape, dtype = dataset.sample_leaves[-1]
+            if shape or "int" not in str(dtype) or path in {"", "0"} or not path.isdigit():
+                problem = f"is set, and a sample ends with {str(dtype).removeprefix('torch.')} of shape {shape}, not with the number of its class."
+                raise PlanError("task.labels", problem, "Give (first, second, number of the class), or leave labels out.")
         views = SimCLRViews(*dataset.channel_moments) if self.views else None
         return Contrastive(self.loss, self.temperature, self.bias, views=views, has_labels=self.labels, neighbours=self.neighbours,
                            num_references=self.references, accuracy_among=self.accuracy_among)  # fmt: skip

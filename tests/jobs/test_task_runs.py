@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.engine.gradient import share
-from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
+from largebatch.jobs.errors import CodeError, DataError, DivergedError, InputError, PlanError, SpecError
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
@@ -273,6 +273,14 @@ class TestRefused:
             ({"stop": {"epochs": 1, "target": {"metric": "accuracy", "value": -1}}}, "Give a number between 0 and 1"),
             ({"task": {"name": "contrastive"}, "batch": {"global_batch_size": 1}}, "is 1, and the loss compares each sample with the others"),
             ({"task": {"name": "classification", "class_weights": [1.0]}}, "has 1 weights for 4 classes"),
+            (
+                {
+                    "task": {"name": "contrastive", "labels": True},
+                    "dataset": {"entry_point": f"{OWN}:views"},
+                    "model": {"entry_point": f"{OWN}:Towers"},
+                },
+                r"task.labels: is set, and a sample ends with float32 of shape \(\d+,\), not with the number of its class",
+            ),
             ({"task": {"name": "contrastive", "neighbours": 5}}, "neighbours is of knn_accuracy, which needs labels"),
             ({"task": {"name": "contrastive", "views": "simclr"}}, "task.views: change colours of uint8 images"),
             ({"task": {"name": "contrastive"}, "model": {"entry_point": f"{OWN}:Same"}}, "gives no two embeddings of the same shape in training"),
@@ -290,6 +298,7 @@ class TestRefused:
             ("Nameless", "task: its metrics give no number for kappa; they give loss, accuracy"),
             ("Worded", "task: its metric accuracy is a str; they give loss, accuracy"),
             ("NotANumber", "task: its metric_sums give nan as accuracy of 8 samples"),
+            ("Beyond", "task: its metric accuracy is 2.4 before training, and it was declared a fraction"),
             ("Failing", "task: its metric_sums failed on 8 samples: KeyError: 'labels'"),
             ("VectorWeight", r"its weight over a batch is \(8,\); it must be one number|its sum .* is \(8,\); it must be one number"),
             ("VectorMetric", r"its sum accuracy over a batch is \(8,\); it must be one number"),
@@ -362,7 +371,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("dataset", "words"),
         [
-            ({"weightless": True}, "task: the 30 samples of step 1 weigh 0 together, and a mean divides by that. Give some of them a weight."),
+            ({"weightless": "training"}, "task: the 30 samples of step 1 weigh 0 together, and a mean divides by that. Give some of them a weight."),
             ({"one_by_one": True, "beyond": 50}, r"documents: training sample 50 has 9 in 0, which is not in 0 \.\.\. 8"),
         ],
     )
@@ -370,6 +379,12 @@ class TestRefused:
         seed = next(seed for seed in range(20) if 50 in sample_order(seed, 0, 60)[:30])
         with pytest.raises(DataError, match=words):
             small_runs.prepared(**{**TASKS["documents"], "dataset": {"entry_point": f"{OWN}:documents", "arguments": dataset}, "seed": seed})
+
+    @pytest.mark.parametrize("one_by_one", [False, True])
+    def test_a_part_to_evaluate_of_which_nothing_counts_is_refused_before_training(self, one_by_one: bool) -> None:
+        dataset = {"entry_point": f"{OWN}:documents", "arguments": {"weightless": "test", "one_by_one": one_by_one}}
+        with pytest.raises(PlanError, match=r"dataset: its 20 test samples weigh 0 together, and the mean loss divides by that\. Give"):
+            small_runs.prepared(**{**TASKS["documents"], "dataset": dataset})
 
     @pytest.mark.parametrize(("name", "weight"), [("Endless", "inf"), ("Sinking", "-1")])
     def test_a_weight_that_no_mean_can_be_taken_with_is_refused(self, name: str, weight: str) -> None:
@@ -392,6 +407,13 @@ class TestRefused:
     def test_a_metric_that_is_not_defined_is_no_divergence(self, tmp_path: Path) -> None:
         job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Undefined"}})
         with pytest.raises(CodeError, match="task: its metric accuracy is no number after step 4, and the loss is one"):
+            trained(job, tmp_path)
+
+    def test_one_that_is_infinite_where_the_loss_is_finite_is_told_of_both(self, tmp_path: Path) -> None:
+        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Unbounded"}, "stop": {"epochs": 1}})
+        with pytest.raises(
+            DivergedError, match=r"the test margin is inf after step 4\..* Or let your metric be finite where the loss is \(\d\.\d+\)"
+        ):
             trained(job, tmp_path)
 
     @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ from largebatch.jobs.tasks.nearest_neighbours import Labelled
 
 Scores = dict[str, float]
 """Each metric's value by its name; "loss" is always one, without label smoothing."""
+ROUNDING = 1e-3
+"""Of a fraction, a ratio of two sums: it may come out a little beyond 0 or 1."""
 
 
 @torch.no_grad()
@@ -119,6 +121,10 @@ def scores_of(task: Task, sums: dict[str, float], weight: float, when: str) -> S
         if not isinstance(scores.get(name), (int, float)):
             given = f"its metric {name} is a {type(scores[name]).__name__}" if name in scores else f"its metrics give no number for {name}"
             raise PlanError("task", f"{given}; they give {', '.join(scores)}.", "Return a number for each metric that it names.")
+    for name in (metric.name for metric in task.all_metrics() if metric.is_fraction):
+        if not -ROUNDING <= scores[name] <= 1 + ROUNDING and math.isfinite(scores[name]):
+            problem = f"its metric {name} is {scores[name]:g} {when}, and it was declared a fraction."
+            raise PlanError("task", problem, "Divide it by what it is a share of, or declare it without is_fraction.")
     return {name: float(score) for name, score in scores.items()}
 
 

@@ -5,8 +5,9 @@ samples that the plan reads; and that a sample's outputs and gradient are its ow
 docs/decisions/021 and 071 say what is refused, and why.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +49,8 @@ from largebatch.jobs.tasks.registry import OwnTaskConfig
 
 NUM_SAMPLES = 8
 """Samples that pass through together; as many others take their places."""
+MOST_WEIGHED = 2**14
+"""Samples of a part that are read in search of one that counts."""
 
 
 class ModelCheck(NamedTuple):
@@ -67,11 +70,11 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     """Passes a few samples through, in training and in evaluation. Raises: PlanError; DataError for samples that cannot be read."""
     is_own = isinstance(spec.task, OwnTaskConfig)
 
-    def prepared(part: Any, number: int) -> Tree:
-        samples = first_samples(part, dataset, number, device, spec.model.channels_last)
-        if is_own:
+    def prepared(part: Any, number: int, start: int = 0) -> Tree:
+        samples = first_samples(part, dataset, number, device, spec.model.channels_last, start)
+        if is_own and not start:
             refuse_coupled_preparation(task, samples, spec.seed, device)
-        return task.prepared(samples, spec.seed, Slice(0, 0, num_samples(samples)), device)
+        return task.prepared(samples, spec.seed, Slice(0, start, start + num_samples(samples)), device)
 
     first, test = prepared(dataset.train, 2 * NUM_SAMPLES), prepared(dataset.test, NUM_SAMPLES)
     train, others = rows(first, 0, NUM_SAMPLES), rows(first, NUM_SAMPLES, 2 * NUM_SAMPLES)
@@ -81,6 +84,12 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
     evaluated = tuple(len(part) for part in dataset.parts.values() if part is not dataset.train)
     check = ModelCheck(Passes(spec, model, task), train, others, test, evaluated, Findings())
     with _leaves_no_trace(check):
+        if is_own:
+            refuse_odd_weights(task, train)
+        if not task.counts_samples:
+            for kind, part in dataset.parts.items():
+                if part is not dataset.train:  # a first step tells of it
+                    _refuse_weightless(task, kind, len(part), partial(prepared, part))
         if isinstance(task, LanguageModelling):
             refuse_small_vocabulary(check.passes, train, dataset.for_model.get("vocabulary_size"))
         find_moved_buffers(check.passes, train, check.findings)
@@ -89,15 +98,30 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
         check.passes.evaluation(test)
         if type(task) is LanguageModelling:
             refuse_foresight(check.passes, train)
-        if is_own:
-            refuse_odd_weights(task, train)
-            if not isinstance(task, CoupledTask):  # its scores are of a whole part
-                refuse_no_scores(check.passes, test)
+        if is_own and not isinstance(task, CoupledTask):  # its scores are of a whole part
+            refuse_no_scores(check.passes, test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)
         if spec.batch.schedule.short_sequences:
             check.passes.training(cut_sequences(train, spec.batch.schedule.short_sequences.length))
     return check
+
+
+def _refuse_weightless(task: Task, kind: str, size: int, prepared: Callable[[int, int], Tree]) -> None:
+    """Raise PlanError for a part none of whose samples counts: a mean over it divides by their weight.
+
+    Args: prepared: so many of its samples from a number on. Of a long part the first ones are looked at; an evaluation tells of others.
+    """
+    start, number = 0, NUM_SAMPLES
+    while start < min(size, MOST_WEIGHED):
+        if float(task.weight(prepared(number, start))) != 0:  # what is no weight at all is told of by itself
+            return
+        start, number = start + number, 2 * number
+    if start >= size:
+        hint = (
+            "Give some of them a target that counts; -100 marks one that does not." if isinstance(task, LanguageModelling) else "Give some a weight."
+        )
+        raise PlanError("dataset", f"its {size:,} {kind} samples weigh 0 together, and the mean loss divides by that.", hint)
 
 
 def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:
