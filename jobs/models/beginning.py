@@ -84,6 +84,10 @@ def _refuse_unlike(own: Mapping[str, Any], taken: Mapping[str, Any], given: str)
         if own[name].is_floating_point() and not value.is_floating_point():
             problem = f"{name} is {dtype_name(value)} in {given} and {dtype_name(own[name])} in the model."
             raise SpecError("model.weights", problem, "Convert it: numbers that were made whole, or complex, are not those of the weights.")
+        if bool(value.isnan().any()):
+            raise SpecError(
+                "model.weights", f"{name} holds NaN in {given}.", "Give the weights of a run that has not diverged, such as its best checkpoint's."
+            )
         first = tied.setdefault(place(own[name]), name)
         if not torch.equal(value.to(own[name].dtype), tensors[first].to(own[name].dtype)):
             problem = f"{first} and {name} are one parameter of the model, and {given} has other numbers for each."

@@ -29,6 +29,8 @@ OTHER_WORDS = {
     **{name: f"the option --{name.replace('_', '-')}" for name in ("workers", "device", "data_dir", "output_dir", "resume", "address")},
 }
 """What other programs call a field, too unlike our name to be recognised by its letters."""
+IN_GROUPS = {"lr": "learning_rate_factor", "wd": "weight_decay"}
+"""What two of them are in optimizer.groups, where each group has its own."""
 MAIN_KEYS = {
     "dataset": "name",
     "model": "name",
@@ -142,7 +144,8 @@ def _meant(path: Sequence[str], root: type[Spec]) -> str:
     if path[0] in {"dataset", "model"} and len(path) == 2 and not difflib.get_close_matches(word, beside, cutoff=0.7):
         return f"Arguments of your own stand in {path[0]}.arguments: did you mean {path[0]}.arguments.{word}?"
     if word in OTHER_WORDS:
-        return f"Did you mean {OTHER_WORDS[word]}?"
+        of_groups = IN_GROUPS.get(word) if tuple(path[:2]) == ("optimizer", "groups") else None
+        return f"Did you mean {of_groups or OTHER_WORDS[word]}?"
     if word in MAIN_KEYS and len(path) > 1:
         return f"Did you mean {word}.{MAIN_KEYS[word]}?"
     if difflib.get_close_matches(word, beside, cutoff=0.8):

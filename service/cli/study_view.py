@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,6 +56,11 @@ def begin(spec: TrainSpec, budget_s: float | None, names: Sequence[str], data_di
         examine(with_fields(spec, optimizer_fields(name)), choose_device(device), data_dir)
     folder = output_dir / f"study-{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     begin_study(folder, spec, budget_s, optimizers)
+    if optimizers and (own := spec.optimizer.label) not in optimizers:
+        print(
+            f"The recipe's own {own} is compared as the recipe has it; --optimizers {own},{','.join(optimizers)} searches its rates, too.",
+            file=sys.stderr,
+        )
     return folder
 
 

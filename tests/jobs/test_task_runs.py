@@ -1,5 +1,6 @@
 """Whole runs of every task: they learn, they resume as if never stopped, and any split gives the same."""
 
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from torch.utils.data import TensorDataset
 
 from largebatch.jobs.data.sources.validation import some_samples
 from largebatch.jobs.engine.gradient import share
-from largebatch.jobs.errors import CodeError, DataError, DivergedError, InputError, PlanError, SpecError
+from largebatch.jobs.errors import CodeError, DataError, InputError, PlanError, SpecError
 from largebatch.jobs.preparing.batches import evaluation_batches
 from largebatch.jobs.preparing.new_state import new_state
 from largebatch.jobs.preparing.prepared import Prepared
 from largebatch.jobs.run.journal import evaluations, read_records
-from largebatch.jobs.run.records import EvalRecord, Outcome, StepRecord
+from largebatch.jobs.run.records import EvalRecord, NoticeRecord, Outcome, StepRecord
 from largebatch.jobs.samples.dataset import Tensors
 from largebatch.jobs.samples.keyed_random import sample_order
 from largebatch.jobs.samples.slice import Slice
@@ -410,11 +411,11 @@ class TestRefused:
             trained(job, tmp_path)
 
     def test_one_that_is_infinite_where_the_loss_is_finite_is_told_of_both(self, tmp_path: Path) -> None:
-        job = small_runs.prepared(**{**TASKS["focal"], "task": {"entry_point": f"{OWN}:Unbounded"}, "stop": {"epochs": 1}})
-        with pytest.raises(
-            DivergedError, match=r"the test margin is inf after step 4\..* Or let your metric be finite where the loss is \(\d\.\d+\)"
-        ):
-            trained(job, tmp_path)
+        task = {"entry_point": f"{OWN}:Unbounded"}
+        summary = trained(small_runs.prepared(**{**TASKS["focal"], "task": task, "stop": {"epochs": 1}}), tmp_path)
+        assert summary.outcome is Outcome.DIVERGED
+        notices = [record.text for record in read_records(tmp_path) if isinstance(record, NoticeRecord)]
+        assert re.search(r"the test margin is inf after step 4\..* Or let your metric be finite where the loss is \(\d\.\d+\)", notices[-1])
 
     @pytest.mark.parametrize(
         ("parts", "words"),

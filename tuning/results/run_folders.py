@@ -74,7 +74,7 @@ def _such_as(folders: Sequence[Path]) -> str:
 
 
 def runs_of_folders(folders: Iterable[Path]) -> FolderRuns:
-    """The same of several, in their order, such as a shell makes of `runs/*`: there, what holds no runs is left out in words.
+    """The same of several, in their order, each run once, such as a shell makes of `runs/*`: there, what holds no runs is left out in words.
 
     What we keep beside runs ourselves is left out without a word. Raises: InputError for one that is not there, or holds nothing of ours alone.
     """
@@ -91,7 +91,8 @@ def runs_of_folders(folders: Iterable[Path]) -> FolderRuns:
             continue
         run_dirs += of_folder.run_dirs
         missing += of_folder.missing
-    return FolderRuns(run_dirs, missing)
+    each_once = {run_dir.resolve(): run_dir for run_dir in run_dirs}  # a study and its sweep may both be named
+    return FolderRuns([*each_once.values()], missing)
 
 
 def has_result(run_dir: Path) -> bool:

@@ -61,8 +61,10 @@ def compare(
             print(f"{result.folder.name} failed: {failure(read_records(result.folder))}")
     for line in missing:
         print(line)
-    if rows[0]["differs"]:
-        print(f"They differ in {listed(rows[0]['differs'])}.")
+    columns = {"batch": "global_batch_size", "optimizer": "optimizer"}
+    differing = [name for name, column in columns.items() if len({row[column] for row in rows}) > 1] + [*rows[0]["differs"]]
+    if differing:
+        print(f"They differ in {listed(differing)}.")
     for sentence in beside_each_other(results):
         print(sentence)
     if disturbance := disturbance_in_words(results):

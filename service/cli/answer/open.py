@@ -21,8 +21,13 @@ app = typer.Typer()
 
 
 @app.command("open", epilog="Example: largebatch open runs/digits-batches-20260101-120000")
-def open_page(folder: Annotated[Path, typer.Argument(metavar="RUN|SWEEP|STUDY", help="The folder of a run, a sweep, a study or a report.")]) -> None:
+def open_page(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN|SWEEP|STUDY", help="The folder of a run, a sweep, a study or a report; of several the newest.")
+    ],
+) -> None:
     """Show a sweep's or a study's report, or a run's figure, in the browser; its path is printed, which is all where there is no browser."""
+    folder = max(folders, key=lambda folder: folder.stat().st_mtime if folder.exists() else 0.0)
     page = next((folder / page for page in PAGES if (folder / page).is_file()), None)
     if page is None:
         problem = f"{folder} {'holds neither a report nor a figure yet' if folder.is_dir() else 'is not a folder'}."

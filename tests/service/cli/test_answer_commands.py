@@ -308,3 +308,6 @@ def test_what_compared_runs_differ_in_is_named_and_runs_of_one_name_by_their_own
     assert [word in head for word in ("seed", "weight decay", "learning rate")] == [True, True, False]
     assert (first.split()[0], second.split()[0]) == ("b32-s0-1", "b32-s1-1")
     assert "They differ" not in ask("compare", pair[0])
+    assert len(json.loads(ask("compare", *pair, pair[0], place / "runs" / "." / pair[0].name, "--json"))) == 2, "each run once"
+    larger = made_folder(place / "runs", 64, seed=0)
+    assert "They differ in batch." in ask("compare", pair[0], larger)
