@@ -66,7 +66,7 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
         samples_per_rank=[full.share(rank, plan.world_size, plan.unit).size for rank in range(plan.world_size)],
         num_train_samples=plan.num_train_samples,
         num_test_samples=len(job.dataset.test),
-        num_validation_samples=job.num_validation_samples,
+        num_validation_samples=job.dataset.num_validation_samples,
         evaluated_on=job.dataset.evaluated_on,
         num_classes=job.dataset.num_classes,
         tokens_per_sample=plan.tokens_per_sample,
@@ -75,7 +75,7 @@ def begin(job: Prepared, run_dir: Path, tracker: Tracker, reasons: Sequence[str]
     tracker.write(start)
     if not goes_on and not reasons:  # a run that goes on has said it
         of_plan = [words(job.plan) for words in (unread_in_words, nothing_left_in_words, never_met_in_words, averages_and_decays_in_words)]
-        notices = filter(None, (*of_plan, chosen_on_test_in_words(job.data_facts)))
+        notices = filter(None, (*of_plan, chosen_on_test_in_words(job.dataset)))
         for text in (*job.dataset.notices, *job.beginning, *job.findings.notices, *notices):
             tracker.notice(text)
     for reason in reasons:

@@ -1,7 +1,7 @@
 """The plan in numbers for `plan.json`, and in words for people."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from largebatch.jobs.plan.notices import averages_and_decays_in_words, never_met
 from largebatch.jobs.plan.phases import phases_of
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset, Held
 from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.train_spec import ReductionSpec
 
@@ -158,26 +159,8 @@ def learning_rate_curve(plan: TrainPlan) -> list[tuple[float, float]]:
     return [(epoch, rate * factor) for epoch, rate, factor in zip(epochs, rates, factors, strict=True)]
 
 
-class DataFacts(NamedTuple):
-    """Describes the data set, as far as the plan does not."""
-
-    num_test_samples: int
-    num_classes: int | None
-    for_model: dict[str, int]
-    """What a model is built for besides."""
-    is_in_memory: bool
-    """Whether the data set is held whole."""
-    num_bytes: int
-    """Memory of what is held whole."""
-    notices: tuple[str, ...] = ()
-    num_validation_samples: int | None = None
-    """None where there is no validation part."""
-    evaluated_on: str = "test"
-    """A key of `CHOSEN_ON`."""
-
-
 def plan_lines(
-    plan: TrainPlan, model: nn.Module, data: DataFacts, activation_bytes_per_sample: int, main_shapes: Sequence[tuple[int, ...]] = ()
+    plan: TrainPlan, model: nn.Module, data: Dataset, activation_bytes_per_sample: int, main_shapes: Sequence[tuple[int, ...]] = ()
 ) -> list[tuple[str, str]]:
     """(what, how and why) for a person. Args: main_shapes: see `OptimizerConfig.state_bytes`."""
     spec = plan.spec
@@ -227,11 +210,12 @@ def plan_lines(
     ]
     if plan.spec.reduction != ReductionSpec():
         lines.append(("reduction", _reduction_words(plan)))
-    lines.append(("memory", _memory_words(plan, model, data.num_bytes, activation_bytes_per_sample, main_shapes)))
+    held_bytes = sum(part.num_bytes for part in data.parts.values() if isinstance(part, Held))
+    lines.append(("memory", _memory_words(plan, model, held_bytes, activation_bytes_per_sample, main_shapes)))
     return lines
 
 
-def _target_lines(plan: TrainPlan, data: DataFacts) -> list[tuple[str, str]]:
+def _target_lines(plan: TrainPlan, data: Dataset) -> list[tuple[str, str]]:
     stop = plan.spec.stop
     ends = "the run ends there" if stop.at_target else "the run goes on behind it"
     return [] if stop.target_score is None else [("target", f"{data.evaluated_on} {stop.target_metric} {stop.target_score:g}; {ends}")]
@@ -284,20 +268,20 @@ def nothing_left_in_words(plan: TrainPlan) -> str | None:
     return f"Optimizer: {' and '.join(fields)}: beside this batch so short that nothing of the past is left after a step." if fields else None
 
 
-def chosen_on_test_in_words(data: DataFacts) -> str | None:
+def chosen_on_test_in_words(data: Dataset) -> str | None:
     """A notice about a validation part that decides nothing; None where there is none."""
     unread = _held_out_unread(data)
     return f"Evaluation: target and best are {CHOSEN_ON[data.evaluated_on]}{unread}." if unread else None
 
 
-def _held_out_unread(data: DataFacts) -> str:
+def _held_out_unread(data: Dataset) -> str:
     is_unread = data.num_validation_samples is not None and data.evaluated_on == "test"
     return f"; {data.num_validation_samples:,} validation samples are held out and not looked at" if is_unread else ""
 
 
-def _data_words(plan: TrainPlan, data: DataFacts) -> str:
+def _data_words(plan: TrainPlan, data: Dataset) -> str:
     held_out = "" if data.num_validation_samples is None else f"{data.num_validation_samples:,} validation samples, "
-    counts = f"{plan.num_train_samples:,} training samples, {held_out}{data.num_test_samples:,} test samples"
+    counts = f"{plan.num_train_samples:,} training samples, {held_out}{len(data.test):,} test samples"
     counts += "".join(f", {what}" for what in _for_the_model(data))
     num_workers = plan.spec.dataset.num_workers
     if data.is_in_memory:
@@ -305,7 +289,7 @@ def _data_words(plan: TrainPlan, data: DataFacts) -> str:
     return f"{counts}, read one by one by {f'{num_workers} processes' if num_workers else 'the training process itself'}"
 
 
-def _for_the_model(data: DataFacts) -> list[str]:
+def _for_the_model(data: Dataset) -> list[str]:
     if data.num_classes is not None:
         return [f"{data.num_classes:,} classes"]
     return [f"{name.replace('_', ' ').removeprefix('num ')} {number:,}" for name, number in data.for_model.items()]

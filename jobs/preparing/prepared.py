@@ -12,9 +12,9 @@ from largebatch.jobs.engine.model_check.kept.carried_state import Findings
 from largebatch.jobs.engine.ranks.ranks import Ranks
 from largebatch.jobs.engine.warm_up import activation_bytes_per_sample
 from largebatch.jobs.optim.parameter_groups import shapes_by_main_rule
-from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
+from largebatch.jobs.plan.describe import plan_facts, plan_lines
 from largebatch.jobs.plan.train_plan import TrainPlan
-from largebatch.jobs.samples.dataset import Dataset, Held
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.metric import Metric
@@ -50,24 +50,11 @@ class Prepared:
         wanted = self.spec.stop.target_metric or self.task.headline.name
         return next(metric for metric in self.task.all_metrics() if metric.name == wanted)
 
-    @property
-    def num_validation_samples(self) -> int | None:
-        """None where the data have no validation part."""
-        return None if self.dataset.validation is None else len(self.dataset.validation)
-
-    @property
-    def data_facts(self) -> DataFacts:
-        """What the plan's words are told of the data."""
-        dataset = self.dataset
-        dataset_bytes = sum(part.num_bytes for part in dataset.parts.values() if isinstance(part, Held))
-        return DataFacts(len(dataset.test), dataset.num_classes, dataset.for_model, dataset.is_in_memory, dataset_bytes, dataset.notices,
-                         self.num_validation_samples, dataset.evaluated_on)  # fmt: skip
-
     def plan_in_words(self) -> list[tuple[str, str]]:
         """(what, how and why) for a person."""
         per_sample = activation_bytes_per_sample(self.spec, self.task, self.model, self.dataset)
         main_shapes = shapes_by_main_rule(self.model, self.spec.optimizer, self.heads)
-        lines = plan_lines(self.plan, self.model, self.data_facts, per_sample, main_shapes)
+        lines = plan_lines(self.plan, self.model, self.dataset, per_sample, main_shapes)
         parts = [notice.partition(": ") for notice in self.beginning]
         return [*lines, *((what.lower(), words) for what, _, words in parts)]
 
@@ -75,7 +62,7 @@ class Prepared:
         """Everything the plan decided, and what it was made for, as plain data."""
         return {
             **plan_facts(self.plan),
-            "num_validation_samples": self.num_validation_samples,
+            "num_validation_samples": self.dataset.num_validation_samples,
             "num_test_samples": len(self.dataset.test),
             "evaluated_on": self.dataset.evaluated_on,
             "num_classes": self.dataset.num_classes,

@@ -175,6 +175,11 @@ class Dataset:
         return {"training": self.train, **held_out, "test": self.test}
 
     @property
+    def num_validation_samples(self) -> int | None:
+        """None where there is no validation part."""
+        return None if self.validation is None else len(self.validation)
+
+    @property
     def evaluated_on(self) -> EvaluatedOn:
         """The name of the part that is evaluated while training."""
         return self.part or ("test" if self.validation is None else "validation")

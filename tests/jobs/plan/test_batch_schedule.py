@@ -10,15 +10,17 @@ import pytest
 from small_runs import document
 
 from largebatch.jobs.errors import PlanError, SpecError
-from largebatch.jobs.plan.describe import DataFacts, plan_facts, plan_lines
+from largebatch.jobs.plan.describe import plan_facts, plan_lines
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.notices import never_met_in_words
 from largebatch.jobs.plan.step_plan import Position
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset
 from largebatch.jobs.spec.read import build_spec
 
 NUM_SAMPLES, BATCH = 1000, 20
 FEW = Facts(NUM_SAMPLES, has_batch_norm=False, micro_batch_size=1000)
+DATA = Dataset("planned", range(NUM_SAMPLES), range(250), 10, (9,))
 
 
 def planned(schedule: dict[str, Any], facts: Facts = FEW, batch: int = BATCH, last: str = "keep", **parts: Any) -> TrainPlan:
@@ -321,7 +323,7 @@ class TestWords:
         from torch import nn
 
         plan = planned({"warmup": {"start": 10, "epochs": 0.5}, "growth": [{"samples": 2000, "factor": 4.0}], "rate_follows": "linear"})
-        lines = plan_lines(plan, nn.Linear(9, 10), DataFacts(250, 10, {}, True, 0), 1000)
+        lines = plan_lines(plan, nn.Linear(9, 10), DATA, 1000)
         begin = [name for name, _ in lines].index("batch schedule")
         total = len(walked(plan))
         saved = f"{total} steps in place of 200 at 20 throughout, {1 - total / 200:.0%} fewer"
@@ -346,7 +348,7 @@ class TestWords:
         from torch import nn
 
         plan = planned(schedule)
-        told = [how for _, how in plan_lines(plan, nn.Linear(9, 10), DataFacts(250, 10, {}, True, 0), 1000) if "never met" in how]
+        told = [how for _, how in plan_lines(plan, nn.Linear(9, 10), DATA, 1000) if "never met" in how]
         notice = never_met_in_words(plan)
         if never_met is None:
             assert (told, notice) == ([], None)
@@ -357,7 +359,7 @@ class TestWords:
     def test_a_batch_that_never_grows_saves_nothing(self) -> None:
         from torch import nn
 
-        lines = plan_lines(planned({"growth": [{"epoch": 99, "factor": 2.0}]}), nn.Linear(9, 10), DataFacts(250, 10, {}, True, 0), 1000)
+        lines = plan_lines(planned({"growth": [{"epoch": 99, "factor": 2.0}]}), nn.Linear(9, 10), DATA, 1000)
         assert dict(lines)["batch schedule"] == "20; the rate as it is; 200 steps, as many as at 20 throughout"
 
     def test_of_a_batch_that_grows_a_micro_batch_may_be_as_large_as_the_largest(self) -> None:

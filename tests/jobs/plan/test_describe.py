@@ -5,15 +5,23 @@ import re
 from typing import Any
 
 import pytest
+import torch
 from small_runs import document
 from torch import nn
 
-from largebatch.jobs.plan.describe import DataFacts, learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
+from largebatch.jobs.plan.describe import learning_rate_curve, mebibytes, plan_facts, plan_lines, sparkline
 from largebatch.jobs.plan.make import Facts, make_plan
 from largebatch.jobs.plan.train_plan import TrainPlan
+from largebatch.jobs.samples.dataset import Dataset, Tensors
 from largebatch.jobs.spec.read import build_spec
 
 MODEL = nn.Linear(9, 10)  # 100 parameters
+
+
+def data_of(is_in_memory: bool = True, notices: tuple[str, ...] = ()) -> Dataset:
+    """250 test samples, and 1 MiB of training samples that is held whole."""
+    held = Tensors(torch.zeros(1, 2**20, dtype=torch.uint8))
+    return Dataset("planned", held, Tensors(torch.zeros(250, 0)) if is_in_memory else range(250), 10, (9,), notices=notices)
 
 
 def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
@@ -27,7 +35,7 @@ def plan_of(facts: Facts | None = None, **parts: Any) -> TrainPlan:
 
 
 def words(plan: TrainPlan, is_in_memory: bool = True) -> dict[str, str]:
-    return dict(plan_lines(plan, MODEL, DataFacts(250, 10, {}, is_in_memory, 2**20), activation_bytes_per_sample=1000))
+    return dict(plan_lines(plan, MODEL, data_of(is_in_memory), activation_bytes_per_sample=1000))
 
 
 class TestWords:
@@ -121,7 +129,7 @@ class TestWords:
 
     def test_notices_follow_the_data(self) -> None:
         notices = ("Data: 1 of 250 test samples with NaN or infinity; the first is sample 3.",)
-        lines = plan_lines(plan_of(), MODEL, DataFacts(250, 10, {}, True, 0, notices), 1000)
+        lines = plan_lines(plan_of(), MODEL, data_of(notices=notices), 1000)
         assert lines[1] == ("", "1 of 250 test samples with NaN or infinity; the first is sample 3.")
 
     def test_a_growing_batch(self) -> None:
@@ -133,7 +141,7 @@ class TestWords:
         schedule = {"short_sequences": {"length": 128, "epochs": 1.5}, "growth": [{"epoch": 1.5, "factor": 2}]}
         rate = {"base": 0.4, "base_global_batch_size": 50, "scaling": "linear", "decay": "cosine", "restart": {"epoch": 1.5, "base": 0.1}}
         plan = plan_of(batch={"global_batch_size": 100, "schedule": schedule}, learning_rate=rate, stop={"steps": 25})
-        lines = plan_lines(plan, MODEL, DataFacts(250, 10, {}, True, 0), 1000)
+        lines = plan_lines(plan, MODEL, data_of(), 1000)
         assert ("sequences", "each sample is cut into sequences of 128 tokens until epoch 1.5; whole from there on") in lines
         again = lines[[name for name, _ in lines].index("learning rate") + 1]
         assert again == ("", "again from epoch 1.5: peak 0.4 (linear: 0.1 times batch 200 / 50 = 4); warm-up 0 epochs; then cosine")
