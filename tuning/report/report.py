@@ -3,14 +3,12 @@
 `report.html` holds its script and opens without a network; `report.json` holds every number; a PNG each figure.
 """
 
-import contextlib
 import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.jobs.whole_files import storage_errors, write_text
 from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
@@ -18,7 +16,7 @@ from largebatch.tuning.report.picture_pen import write_png
 from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json, as_script
 from largebatch.tuning.report.schema import ReportNumbers, ReportOfNothing
 from largebatch.tuning.results.card.ready_recipe import RECIPE
-from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
+from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.wording import answer_of, as_counted_by
 
 TABLE_MEANING = (
@@ -66,12 +64,6 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
         tables.append(Table(f"What was predicted before, and what came{predicted_with}", rows))
     drawn = [chart for chart in charts if chart.name in figures]
     return _write(folder, str(findings.setting), numbers, tables, drawn, figures)
-
-
-def write_sweep_report(folder: Path) -> None:
-    """Write a sweep's report into its own folder; none where no run of it has ended. Raises: StorageError."""
-    with contextlib.suppress(NothingEndedError):
-        write_report(folder / REPORT, find_in(folder))
 
 
 def write_report_of_nothing(folder: Path, missing: Sequence[str]) -> Path:

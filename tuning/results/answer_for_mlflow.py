@@ -1,10 +1,9 @@
 """What the runs of a folder say together, for MLflow: see `ParentAnswer`."""
 
-import contextlib
 from pathlib import Path
 
 from largebatch.jobs.tracking.parent_answer import ByBatch, ParentAnswer
-from largebatch.tuning.results.findings import Findings, NothingEndedError, find_in
+from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.wording import answer_of
 
 
@@ -24,9 +23,3 @@ def write_answer(folder: Path, findings: Findings) -> None:
     answer = answer_of(findings)
     card = [] if answer.card is None else [f"**{answer.card.title}**", *(f"{line.label}: {line.text}" for line in answer.card.lines)]
     ParentAnswer(words=[*card, *answer.words], by_batch=numbers).write(folder)
-
-
-def write_sweeps_answer(folder: Path) -> None:
-    """Leave a sweep's answer in its own folder; none where no run of it has ended. Raises: StorageError."""
-    with contextlib.suppress(NothingEndedError):
-        write_answer(folder, find_in(folder))

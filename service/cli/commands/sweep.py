@@ -1,5 +1,6 @@
 """Begins or resumes a sweep, runs it and prints its results: `largebatch sweep`."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -20,7 +21,7 @@ from largebatch.service.cli.sweep_view import run_with_view
 from largebatch.service.cli.tables import print_rows
 from largebatch.service.cli.typer_parameters import spread
 from largebatch.service.present.job_plan import plan_facts
-from largebatch.tuning.results.answer_for_mlflow import write_sweeps_answer
+from largebatch.tuning.results.answer_for_mlflow import write_answer
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import NothingEndedError, find_in
 from largebatch.tuning.results.wording import answer_of
@@ -59,7 +60,7 @@ def sweep(
         begin_sweep(folder, spec, base)
     options = SweepOptions(folder, data_dir, device, address)
     try:
-        progress = run_with_view(spec, base, num_runs, options, write_report)
+        progress = run_with_view(spec, base, num_runs, options, _leave_answer)
     except InputError:
         if resume is None and not list(folder.glob("*/records.jsonl")):  # the machines cannot do it: as if no sweep had been begun
             shutil.rmtree(folder, ignore_errors=True)
@@ -103,12 +104,14 @@ def _print_plan(spec: SweepSpec, base: TrainSpec, num_runs: int, as_json: bool) 
         print(f"{line['what']}: {line['how']}")
 
 
-def write_report(folder: Path) -> None:
-    """Write a sweep's report into its folder, and its answer for MLflow."""
-    from largebatch.tuning.report.report import write_sweep_report  # it draws: only once there is something to draw
+def _leave_answer(folder: Path) -> None:
+    """Write a sweep's report into its folder, and its answer for MLflow; neither where no run has ended. Raises: StorageError."""
+    from largebatch.tuning.report.report import write_report  # it draws: only once there is something to draw
 
-    write_sweep_report(folder)
-    write_sweeps_answer(folder)
+    with contextlib.suppress(NothingEndedError):
+        findings = find_in(folder)
+        write_report(folder / REPORT, findings)
+        write_answer(folder, findings)
 
 
 def _print_results(folder: Path, as_json: bool) -> None:
