@@ -156,9 +156,8 @@ class SweepSubmit(Submit):
 def job_of_run(submission: RunSubmit, owner: str, settings: Settings) -> Job:
     """A queued job. Raises: SpecError."""
     spec = _spec_of(submission, settings)
-    batch = spec.batch.global_batch_size
     return _job(submission, Kind.RUN, owner, settings, spec.name, most_workers(submission.workers), spec=spec.model_dump(mode="json"),
-                recipe=submission.recipe, global_batch_size=batch if isinstance(batch, int) else None, **settings_of(spec))  # fmt: skip
+                recipe=submission.recipe, **settings_of(spec))  # fmt: skip
 
 
 def job_of_study(submission: StudySubmit, owner: str, settings: Settings) -> Job:
@@ -376,9 +375,10 @@ def resumed_spec(job: Job, changes: ResumeChanges) -> dict[str, Any] | None:
 
 def settings_of(spec: TrainSpec) -> dict[str, Any]:
     """What lists show and sort by of a run's spec."""
-    optimizer = spec.optimizer.model_dump()
+    batch, optimizer = spec.batch.global_batch_size, spec.optimizer.model_dump()
     named = optimizer.get("entry_point") or optimizer["name"]
-    return {"optimizer": named[:200], "learning_rate": spec.learning_rate.base, "momentum": optimizer.get("momentum"), "seed": spec.seed}
+    return {"global_batch_size": batch if isinstance(batch, int) else None, "optimizer": named[:200], "learning_rate": spec.learning_rate.base,
+            "momentum": optimizer.get("momentum"), "seed": spec.seed}  # fmt: skip
 
 
 def digest_of(submission: BaseModel) -> str:

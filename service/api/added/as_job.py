@@ -82,15 +82,14 @@ def _spec_in(folder: Path) -> TrainSpec | RecordedSpec:
 
 def _settings(spec: TrainSpec | RecordedSpec) -> dict[str, Any]:
     """What lists show and sort by. Raises: SpecError for a recording whose optimizer has no name."""
-    batch = spec.batch.global_batch_size
     if isinstance(spec, TrainSpec):
-        return {"global_batch_size": batch if isinstance(batch, int) else None, **settings_of(spec)}
+        return settings_of(spec)
     name, momentum = spec.optimizer.get("name"), spec.optimizer.get("momentum")
     if not isinstance(name, str) or not name:
         raise SpecError("optimizer.name", "is no text.", HINT)
     is_number = isinstance(momentum, int | float) and not isinstance(momentum, bool)
     rate = {"learning_rate": spec.learning_rate.base, "momentum": momentum if is_number else None, "seed": spec.seed}
-    return {"global_batch_size": batch, "optimizer": name[:200], **rate}
+    return {"global_batch_size": spec.batch.global_batch_size, "optimizer": name[:200], **rate}
 
 
 def _summary_in(folder: Path) -> RunSummary | None:
