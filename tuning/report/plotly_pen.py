@@ -117,12 +117,9 @@ def _marks(series: Series, colour: str) -> dict[str, Any]:
 def _draw_lines(figure: Any, chart: Chart) -> None:
     note = {"showarrow": False, "font": {"size": 11}, "xanchor": "left"}
     end = ("bottom", 0) if chart.apart is not None else ("top", 1)  # words of marks and those of misses stand at two ends
-    for level, words in chart.levels:
-        figure.add_hline(y=level, line_dash="dot", line_color="#888888")
-        figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
-    if chart.apart is not None:
-        level, words = chart.apart
-        figure.add_hline(y=level, line_color="#888888", line_width=1)
+    lines = [(*level, {"line_dash": "dot"}) for level in chart.levels] + ([(*chart.apart, {"line_width": 1})] if chart.apart else [])
+    for level, words, style in lines:
+        figure.add_hline(y=level, line_color="#888888", **style)
         figure.add_annotation(text=words, x=0, xref="x domain", y=_coordinate(level, chart.log_y), yref="y", yanchor="bottom", **note)
     for mark, words in chart.marks:
         figure.add_vline(x=mark, line_dash="dot", line_color="#888888")
