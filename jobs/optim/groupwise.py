@@ -92,7 +92,7 @@ class GroupwiseOptimizer(Optimizer):
             raise ValueError(f"lr must be a number or a tensor of one element, not of the shape {tuple(learning_rate.shape)}.")
         if not 0 <= float(learning_rate) < math.inf:
             raise ValueError(f"lr must be a finite number of at least 0, not {float(learning_rate)}.")
-        for name in ("weight_decay", "epsilon", "eps"):
+        for name in ("weight_decay", "epsilon", "eps", "sgd_weight", "rmsprop_weight"):
             if not options.get(name, 0.0) >= 0:
                 raise ValueError(f"{name} must be at least 0, not {options[name]}.")
         for name, values in {
@@ -103,6 +103,8 @@ class GroupwiseOptimizer(Optimizer):
                 raise ValueError(f"{name} must be in [0, 1), not {options[name]}.")
         if not (options.get("max_trust_ratio") is None or options["max_trust_ratio"] > 0):
             raise ValueError(f"max_trust_ratio must be above 0, not {options['max_trust_ratio']}.")
+        if not options.get("trust_coefficient", 1.0) > 0:
+            raise ValueError(f"trust_coefficient must be above 0, not {options['trust_coefficient']}.")
 
     def _refuse_params(self, params: list[Tensor]) -> None:
         """Raise ValueError for parameters that cannot be updated."""

@@ -7,7 +7,7 @@
 m momentum, beta weight decay, eta trust coefficient, |.| the L2 norm of one parameter tensor.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -69,11 +69,6 @@ class LARS(GroupwiseOptimizer):
             "adapts": True,
         }
         super().__init__(params, defaults)
-
-    def _refuse_options(self, options: Mapping[str, Any]) -> None:
-        super()._refuse_options(options)
-        if not options["trust_coefficient"] > 0:
-            raise ValueError(f"trust_coefficient must be above 0, not {options['trust_coefficient']}.")
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         dtype, momentum = at_least_float32(params[0].dtype), param_group["momentum"]

@@ -52,9 +52,6 @@ class RMSpropSGD(GroupwiseOptimizer):
         super()._refuse_options(options)
         if not options["epsilon"] > 0:
             raise ValueError(f"epsilon must be above 0, not {options['epsilon']}: a weight that never had a gradient would be divided by 0.")
-        for name in ("sgd_weight", "rmsprop_weight"):
-            if not options[name] >= 0:
-                raise ValueError(f"{name} must be at least 0, not {options[name]}.")
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
         momentum, beta2, weight_decay = param_group["momentum"], param_group["beta2"], param_group["weight_decay"]
