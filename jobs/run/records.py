@@ -122,6 +122,11 @@ class StepRecord(Record):
     training_seconds: float
     """The training clock at the end of this step."""
 
+    @property
+    def progress(self) -> float:
+        """Where the schedules stand, in samples."""
+        return self.samples_seen if self.schedule_samples is None else self.schedule_samples
+
 
 class EvalRecord(Record):
     """One evaluation of the whole test set; of the validation part where the run has one and the spec does not say otherwise

@@ -31,11 +31,6 @@ def print_plain(console: Console, text: str) -> None:
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def _progress(record: StepRecord) -> float:
-    """Where the schedules stand, in samples."""
-    return record.samples_seen if record.schedule_samples is None else record.schedule_samples
-
-
 def teller(console: Console, status: Status, told_at_s: float = -math.inf) -> Callable[[str], None]:
     """A function whose text stands beside a spinner, or without a terminal is a line now and then. Args: told_at_s: of the last such line."""
 
@@ -119,8 +114,8 @@ class TrainingView:
     def _remaining_s(self, record: StepRecord) -> float | None:
         """By the pace of the schedules, whose end is the run's: under AdaScale they run ahead of the samples."""
         first = self._first or record
-        done = _progress(record) - _progress(first)
-        return (self._total_progress - _progress(record)) * (record.training_seconds - first.training_seconds) / done if done > 0 else None
+        done = record.progress - first.progress
+        return (self._total_progress - record.progress) * (record.training_seconds - first.training_seconds) / done if done > 0 else None
 
     def _line(self, record: StepRecord) -> str:
         parts = {

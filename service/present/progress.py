@@ -109,7 +109,7 @@ def progress_of_run(folder: Path, before: Mapping[str, Any] = MappingProxyType({
                 progress["global_batch_size"] = sum(record.samples_per_rank)
         elif isinstance(record, StepRecord):
             progress |= {"step": record.step, "epoch": record.epoch, "loss": record.loss, "training_seconds": record.training_seconds}
-            done = record.samples_seen if record.schedule_samples is None else record.schedule_samples
+            done = record.progress
         elif isinstance(record, EvalRecord):
             progress |= {"score": record.score, "training_seconds": record.training_seconds}
     return {**progress, **_left(folder, done, progress["training_seconds"])} if "step" in progress else progress
