@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Hashable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -186,9 +186,7 @@ def refuse_beyond(document: Any, field: str, limits: Limits = HERE) -> None:
 
 def refuse_unwritable(text: str, field: str) -> None:
     """Raise SpecError for a text that is not UTF-8, or holds NUL."""
-    try:
-        is_fine = b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        is_fine = False
-    if not is_fine:
-        raise SpecError(field, "holds a text with characters that cannot be written.", "Leave out NUL and what is not UTF-8.")
+    with suppress(UnicodeEncodeError):
+        if b"\0" not in text.encode():
+            return
+    raise SpecError(field, "holds a text with characters that cannot be written.", "Leave out NUL and what is not UTF-8.")

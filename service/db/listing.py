@@ -1,10 +1,10 @@
 """What lists of jobs are filtered and sorted by: one grammar for REST, the page and the command, and the statements that it becomes."""
 
 import json
-import math
 import operator as operators
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -73,13 +73,10 @@ def read_condition(text: str) -> Condition:
         if operator not in {"=", "!="}:
             raise InputError("where", f"{field} is text, and has no order.", f"Use {field}=... or {field}!=...")
         return Condition(field, operator, value)
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or abs(number) > 1e300:
-        raise InputError("where", f"{field} is a number, and {value[:100]!r} is none.", HINT)
-    return Condition(field, operator, number)
+    with suppress(ValueError):
+        if abs(number := float(value)) <= 1e300:  # neither NaN nor infinity is
+            return Condition(field, operator, number)
+    raise InputError("where", f"{field} is a number, and {value[:100]!r} is none.", HINT)
 
 
 def read_search(text: str) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -312,10 +313,7 @@ def _read_skipped(cursor: str) -> int:
 
 def _read_cursor(cursor: str) -> tuple[float, str]:
     created, tilde, job_id = cursor.partition("~")
-    try:
-        at_s = float(created)
-    except ValueError:
-        at_s = float("nan")
-    if not tilde or at_s != at_s or abs(at_s) > 1e12:
-        raise InputError("cursor", "is not one that this service gave.", "Leave it out for the first page.")
-    return at_s, job_id
+    with suppress(ValueError):
+        if tilde and abs(at_s := float(created)) <= 1e12:  # NaN is not
+            return at_s, job_id
+    raise InputError("cursor", "is not one that this service gave.", "Leave it out for the first page.")

@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -286,14 +287,11 @@ def _token(number: Any) -> int | None:
 
 
 def _count(number: Any, name: str) -> int:
-    try:
-        count = None if isinstance(number, bool) else operator.index(number)
-    except TypeError:
-        count = None
-    if count is None or count < 1:
-        hint = "Make it a property, or set it in __init__." if callable(number) else "Labels are 0 ... num_classes - 1."
-        raise DataError(FIELD, f"{name} of the training set is {_in_words(number)}; it must be a whole number above 0.", hint)
-    return count
+    with suppress(TypeError):
+        if not isinstance(number, bool) and (count := operator.index(number)) > 0:
+            return count
+    hint = "Make it a property, or set it in __init__." if callable(number) else "Labels are 0 ... num_classes - 1."
+    raise DataError(FIELD, f"{name} of the training set is {_in_words(number)}; it must be a whole number above 0.", hint)
 
 
 def _in_words(value: Any) -> str:

@@ -1,6 +1,7 @@
 """/cluster, /tokens and /code: what there is and who holds it, who may ask, and what code of theirs jobs run."""
 
 import time
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
@@ -89,10 +90,7 @@ def _tokens(
 
 def _days(text: str) -> float:
     """How long a token is good. Raises: InputError."""
-    try:
-        days = float(text)
-    except ValueError:
-        days = 0.0
-    if not 0 < days <= 36_500:
-        raise InputError("days", f"{text.strip()!r} is no number of days.", "Such as 90; empty: it does not expire.")
-    return days
+    with suppress(ValueError):
+        if 0 < (days := float(text)) <= 36_500:
+            return days
+    raise InputError("days", f"{text.strip()!r} is no number of days.", "Such as 90; empty: it does not expire.")
