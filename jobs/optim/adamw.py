@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
-from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
 from largebatch.jobs.optim.tensors import adam_state, count_one, laid_like
 
@@ -18,13 +17,10 @@ class AdamW(GroupwiseOptimizer, torch.optim.AdamW):
     in_parts: ClassVar[bool] = False
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
-        if not param_group.get(BETAS_CHANGE):
-            self._pass_over(param_group, params)
-            return
-        for members, correction in corrections(self.state, params, param_group["betas"]):
+        for members, correction in corrections(self.state, params, param_group):
             self._pass_over(param_group, members, correction)
 
-    def _pass_over(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None = None) -> None:
+    def _pass_over(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None) -> None:
         steps, first_moments, second_moments = adam_state(self.state, params, ("exp_avg", "exp_avg_sq"), params[0].dtype)
         rate, epsilon = correction or (1.0, 1.0)
         weights = [laid_like(param, moment) for param, moment in zip(params, first_moments, strict=True)]

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from largebatch.jobs.optim.by_samples.bias_correction import Correction, corrections, long_ago
-from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
 from largebatch.jobs.optim.groupwise import GroupwiseOptimizer, learning_rate_of
 from largebatch.jobs.optim.tensors import adam_state, add_scaled, count_one, in_at_least_float32, laid_like, norms, numbers_for
 
@@ -83,13 +82,10 @@ class LAMB(GroupwiseOptimizer):
             raise ValueError(f"epsilon must be above 0, not {options['epsilon']}.")
 
     def _update(self, param_group: dict[str, Any], params: list[Tensor]) -> None:
-        if not (param_group.get(BETAS_CHANGE) and param_group["bias_correction"]):
-            self._move(param_group, params)
-            return
-        for members, correction in corrections(self.state, params, param_group["betas"]):
+        for members, correction in corrections(self.state, params, param_group):
             self._move(param_group, members, correction)
 
-    def _move(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None = None) -> None:
+    def _move(self, param_group: dict[str, Any], params: list[Tensor], correction: Correction | None) -> None:
         weights = in_at_least_float32(params)
         updates = self._updates(param_group, params, weights, correction)
         rate, ratios = learning_rate_of(param_group, params), [1.0] * len(params)

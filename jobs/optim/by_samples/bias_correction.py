@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from largebatch.jobs.optim.by_samples.options import BETAS_CHANGE
+
 LEFT = "share_of_the_start"
 """The key in a parameter's state of the products of its betas, of both moments: numbers of Python's, which keep their 53 bits in a checkpoint."""
 
@@ -32,12 +34,16 @@ class Correction(NamedTuple):
 
 
 def corrections(
-    state: Mapping[Tensor, dict[str, Any]], params: list[Tensor], betas: tuple[float, float]
-) -> Iterator[tuple[list[Tensor], Correction]]:
-    """Parameters that have had the same betas, with the correction for the step that is to be done with `betas`, which is counted.
+    state: Mapping[Tensor, dict[str, Any]], params: list[Tensor], param_group: Mapping[str, Any]
+) -> Iterator[tuple[list[Tensor], Correction | None]]:
+    """Parameters that have had the same betas, with the correction for the step that is to be done with the group's, which is counted.
 
-    Args: state: an optimizer's; params: those that the step updates.
+    None for all where the betas do not change, or their bias is not corrected. Args: state: an optimizer's; params: those that the step updates.
     """
+    if not (param_group.get(BETAS_CHANGE) and param_group.get("bias_correction", True)):
+        yield params, None
+        return
+    betas = param_group["betas"]
     by_products: dict[tuple[float, float], list[Tensor]] = {}
     for param in params:
         first, second = state[param].get(LEFT, (1.0, 1.0))
