@@ -54,17 +54,14 @@ def transformers_model(name: str, arguments: Mapping[str, Any], dataset: Dataset
 
 def _from_data(config: Any, dataset: Dataset) -> dict[str, int]:
     """The sizes that follow from the data, by the configuration's own names for them."""
-    sizes: dict[str, int] = {}
-    for option, number in (
-        ("vocab_size", dataset.for_model.get("vocabulary_size")),
-        ("max_position_embeddings", dataset.sequence_length),
-        ("num_labels", dataset.num_classes or dataset.for_model.get("num_outputs")),
-        ("num_channels", dataset.input_shape[0] if len(dataset.input_shape) == 3 else None),
-        ("image_size", dataset.input_shape[-1] if len(dataset.input_shape) == 3 else None),
-    ):
-        if number is not None and hasattr(config, option):
-            sizes[option] = number
-    return sizes
+    sizes = {
+        "vocab_size": dataset.for_model.get("vocabulary_size"),
+        "max_position_embeddings": dataset.sequence_length,
+        "num_labels": dataset.num_classes or dataset.for_model.get("num_outputs"),
+        "num_channels": dataset.input_shape[0] if len(dataset.input_shape) == 3 else None,
+        "image_size": dataset.input_shape[-1] if len(dataset.input_shape) == 3 else None,
+    }
+    return {option: size for option, size in sizes.items() if size is not None and hasattr(config, option)}
 
 
 def _give_positions(kind: Any, config: Any, dataset: Dataset, arguments: Mapping[str, Any]) -> None:
