@@ -13,7 +13,7 @@ LargebatchError
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 
@@ -47,6 +47,8 @@ class InputError(LargebatchError, ValueError):
     """Something a person gave cannot be used; running it again would fail again."""
 
     exit_code = 2
+    others: "Sequence[InputError]" = ()
+    """What else was found wrong at the same time, each with a field of its own; a sentence tells of the first alone, a form of all."""
 
 
 class SpecError(InputError):

@@ -5,6 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from itertools import accumulate
+from numbers import Real
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -88,6 +89,8 @@ class GroupwiseOptimizer(Optimizer):
     def _refuse_options(self, options: Mapping[str, Any]) -> None:
         """Raise ValueError for options of a group that cannot be."""
         learning_rate = options["lr"]
+        if not isinstance(learning_rate, (Tensor, Real)):
+            raise ValueError(f"lr must be a number or a tensor of one element, not a {type(learning_rate).__name__}.")
         if isinstance(learning_rate, Tensor) and learning_rate.numel() != 1:
             raise ValueError(f"lr must be a number or a tensor of one element, not of the shape {tuple(learning_rate.shape)}.")
         if not 0 <= float(learning_rate) < math.inf:

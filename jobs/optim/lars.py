@@ -137,6 +137,7 @@ def _move_in_one_pass(
             maximize=param_group["maximize"],
             is_first_step=False,
         )
+    torch.autograd.graph.increment_version(weights)  # which the operation does not: a graph that still needs the old ones must not go backward
 
 
 def trust_ratios(weight_norms: Tensor, gradient_norms: Tensor, param_group: dict[str, Any]) -> Tensor:

@@ -63,25 +63,36 @@ def cannot_be_built(name: str, from_data: Mapping[str, Any], arguments: Mapping[
 
 
 def first_mistake(error: pydantic.ValidationError, root: type[Spec], document: Any = None) -> SpecError:
-    """What to tell a person of pydantic's findings, unknown keys first. Args: root: the model that was validated; document: what was given to it."""
-    mistakes = [_of_the_name(mistake) for mistake in error.errors(include_url=False, include_context=True)]
-    unread = [mistake for mistake in mistakes if _is_read_by_another(mistake, root)]
-    unknown = [mistake for mistake in mistakes if mistake["type"] == "extra_forbidden" and mistake not in unread]
-    first = (unknown or mistakes)[0]
-    if first in unread:
-        return _not_read(first, unread, root, document)
-    path = _followed(first["loc"], root)[0] or tuple(map(str, first["loc"]))
+    """What to tell a person of pydantic's findings, unknown keys first; what is wrong besides comes along as `others`.
+
+    Args: root: the model that was validated; document: what was given to it.
+    """
+    found = [_of_the_name(mistake) for mistake in error.errors(include_url=False, include_context=True)]
+    unread = [mistake for mistake in found if _is_read_by_another(mistake, root)]
+    unknown = [mistake for mistake in found if mistake["type"] == "extra_forbidden" and mistake not in unread]
+    in_order = [*unknown, *(mistake for mistake in found if mistake not in unknown)]
+    by_field: dict[str, SpecError] = {}
+    for mistake in in_order:
+        told = _not_read(mistake, unread, root, document) if mistake in unread else _told(mistake, found, root, document)
+        by_field.setdefault(told.field, told)
+    first, *first.others = by_field.values()
+    return first
+
+
+def _told(mistake: Any, found: Sequence[Any], root: type[Spec], document: Any) -> SpecError:
+    """One mistake in words. Args: found: all, of which some are of other branches of the same union."""
+    path = _followed(mistake["loc"], root)[0] or tuple(map(str, mistake["loc"]))
     field = ".".join(path)
-    if first["type"] == "extra_forbidden":
+    if mistake["type"] == "extra_forbidden":
         return SpecError(field, "is not a known key.", _meant(path, root))
-    if first["type"] == "missing":
-        return SpecError(field, "is missing.", _doc(path, root))
-    if first["type"] == "value_error":
-        problem = str(first["ctx"]["error"])
+    if mistake["type"] == "missing":
+        return SpecError(field, "is missing.", _doc(path, root, document))
+    if mistake["type"] == "value_error":
+        problem = str(mistake["ctx"]["error"])
         return SpecError(field or "spec", problem if problem.endswith((".", "?")) else f"{problem}.")
-    same_field = [mistake for mistake in mistakes if _followed(mistake["loc"], root)[0] == path]
-    wanted = " or ".join(dict.fromkeys(_wanted(mistake) for mistake in same_field))
-    return SpecError(field, f"must be {wanted}, not {_shown(first['input'])}.", _hint(path, first, root, document))
+    same_field = [other for other in found if _followed(other["loc"], root)[0] == path]
+    wanted = " or ".join(dict.fromkeys(_wanted(other) for other in same_field))
+    return SpecError(field, f"must be {wanted}, not {_shown(mistake['input'])}.", _hint(path, mistake, root, document))
 
 
 def plain_mistake(mistake: Mapping[str, Any]) -> str:
@@ -204,8 +215,8 @@ def _hint(path: Sequence[str], mistake: Any, root: type[Spec], document: Any) ->
         return keys
     if mistake["type"] == "string_type" and isinstance(value, bool | int | float):
         quoted = f'{".".join(path)}="{_shown(value)}"'
-        return f"{_doc(path, root)} In quotes it is text: --set '{quoted}'.".strip()
-    return _doc(path, root)
+        return f"{_doc(path, root, document)} In quotes it is text: --set '{quoted}'.".strip()
+    return _doc(path, root, document)
 
 
 def _wanted(mistake: Any) -> str:
@@ -278,6 +289,9 @@ def _keys_at(path: Sequence[str], root: type[Spec]) -> list[str]:
     return list(dict.fromkeys(key for model in _followed(path, root)[1] for key in model.model_fields))
 
 
-def _doc(path: Sequence[str], root: type[Spec]) -> str:
-    fields = [model.model_fields[path[-1]] for model in _followed(path[:-1], root)[1] if path[-1] in model.model_fields]
+def _doc(path: Sequence[str], root: type[Spec], document: Any) -> str:
+    """What a field means: in the model of a union that is named beside it, or in all of them."""
+    models, name = _followed(path[:-1], root)[1], _told_at(document, path[:-1]).get("name")
+    models = tuple(model for model in models if name in _names(model)) or models
+    fields = [model.model_fields[path[-1]] for model in models if path[-1] in model.model_fields]
     return " ".join(" ".join(dict.fromkeys(field.description or "" for field in fields)).split())

@@ -24,6 +24,16 @@ PROBLEM_SCHEMA = "#/components/schemas/Problem"
 """Where the OpenAPI document describes a problem."""
 
 
+class Mistake(BaseModel):
+    """One more thing that is wrong in a request."""
+
+    field: str
+    """Dotted name of what is wrong in the request."""
+    problem: str
+    hint: str
+    """What to do instead."""
+
+
 class Problem(BaseModel):
     """The body of every answer that is an error."""
 
@@ -37,6 +47,8 @@ class Problem(BaseModel):
     problem: str = ""
     hint: str = ""
     """What to do instead."""
+    others: list[Mistake] = []
+    """What else was found wrong at the same time; `detail` tells of the first alone."""
     request_id: str = ""
 
 
@@ -82,7 +94,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 def problem_of(error: LargebatchError) -> Problem:
     """An error of ours, for the network."""
     status, title = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), (500, "Our fault"))
-    return Problem(title=title, status=status, detail=str(error), field=error.field, problem=error.problem, hint=error.hint)
+    found = error.others if isinstance(error, InputError) else ()
+    others = [Mistake(field=other.field, problem=other.problem, hint=other.hint) for other in found]
+    return Problem(title=title, status=status, detail=str(error), field=error.field, problem=error.problem, hint=error.hint, others=others)
 
 
 def respond(problem: Problem) -> Response:
@@ -92,14 +106,18 @@ def respond(problem: Problem) -> Response:
 
 
 def of_validation(error: RequestValidationError | ValidationError) -> InputError:
-    """The first finding about a request, or about what a form asks for."""
-    first: dict[str, Any] = dict(error.errors()[0])
-    if first["type"] == "json_invalid":  # its location is a character's number, no field
-        reason = first["ctx"]["error"]
-        return NotJsonError("body", f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}.")
-    location = [str(part) for part in first["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
-    hint = "" if first["type"] == "value_error" else "GET /openapi.json says what is expected." if isinstance(error, RequestValidationError) else ""
-    return InputError(".".join(location), plain_mistake(first), hint)
+    """The first finding about a request, or about what a form asks for, with the others of other fields."""
+    by_field: dict[str, InputError] = {}
+    for mistake in error.errors():
+        if mistake["type"] == "json_invalid":  # its location is a character's number, no field
+            reason = mistake["ctx"]["error"]
+            return NotJsonError("body", f"{reason}." if reason.endswith("is given twice") else f"is not JSON: {reason}.")
+        location = [str(part) for part in mistake["loc"] if part not in {"body", "query", "path", "header", "int", "float", "str", "bool"}]
+        is_known = mistake["type"] != "value_error" and isinstance(error, RequestValidationError)
+        told = InputError(".".join(location), plain_mistake(mistake), "GET /openapi.json says what is expected." if is_known else "")
+        by_field.setdefault(told.field, told)
+    first, *first.others = by_field.values()
+    return first
 
 
 def answer_errors(app: FastAPI, render: Callable[[Request, Problem], Response]) -> None:

@@ -288,9 +288,8 @@ def _job(submission: Submit, kind: Kind, owner: str, settings: Settings, name: s
     on_ray = settings.ray_address is not None
     cpus = submission.cpus if submission.cpus is not None else float(workers) if on_ray else settings.cpus
     if not on_ray and (cpus > settings.cpus or submission.gpus > settings.gpus):
-        have = f"{settings.cpus:g} CPUs and {settings.gpus} GPUs"
-        field = "cpus" if cpus > settings.cpus else "gpus"
-        raise InputError(field, f"{cpus:g} CPUs and {submission.gpus} GPUs are asked for, and this machine has {have}.", "Ask for less.")
+        field, asked, has = ("cpus", cpus, settings.cpus) if cpus > settings.cpus else ("gpus", submission.gpus, settings.gpus)
+        raise InputError(field, f"{asked:g} {'is' if asked == 1 else 'are'} asked for, and this machine has {has:g}.", "Ask for less.")
     memory_gib = settings.usual_memory_gib(processes) if submission.memory_gib is None else submission.memory_gib
     if not on_ray and memory_gib > settings.memory_gib:
         problem = f"{memory_gib:g} GiB are asked for, and jobs on this machine may hold {settings.memory_gib:.3g} together."

@@ -1,7 +1,7 @@
 """The pages that start jobs: plain forms, which work without a script. What was typed stands in the address, so that Back and a reload keep it."""
 
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, BinaryIO
@@ -13,8 +13,8 @@ from starlette.datastructures import UploadFile
 
 from largebatch.jobs.errors import LargebatchError
 from largebatch.service.api.dependencies import Dependencies, Deps
-from largebatch.service.api.errors import Problem, of_validation, problem_of
-from largebatch.service.api.forms.fields import Here, Typed, View
+from largebatch.service.api.errors import Mistake, Problem, of_validation, problem_of
+from largebatch.service.api.forms.fields import RESOURCES, Here, Typed, View
 from largebatch.service.api.forms.run_form import like_another, run_submission, run_view
 from largebatch.service.api.forms.study_form import study_submission, study_view
 from largebatch.service.api.forms.sweep_form import sweep_submission, sweep_view
@@ -102,7 +102,7 @@ def send(kinds: str, request: Request, deps: Deps, who: Visitor, typed: AsTyped,
         who.require("submit")
         job = submitted(deps, form.job(submission, who.owner, deps.settings), who, submission, typed.get("key") or None, Response())
     except LargebatchError as error:
-        return _page(request, form, who, here, typed, problem_of(error))
+        return _page(request, form, who, here, typed, [problem_of(error), *_beside(error, form, typed, here, who)])
     return RedirectResponse(f"/{kinds}/{job.id}", 303)
 
 
@@ -137,17 +137,39 @@ def _read(form: Form, typed: Typed, here: Here) -> Submit:
         raise of_validation(error) from None
 
 
-def _page(request: Request, form: Form, who: Principal, here: Here, typed: Typed, problem: Problem | None = None, plan: Any = None) -> HTMLResponse:
+def _beside(error: LargebatchError, form: Form, typed: Typed, here: Here, who: Principal) -> list[Problem]:
+    """What is wrong in what is to be trained, where something is in what the job holds: that is looked at first."""
+    if error.field not in RESOURCES:
+        return []
+    try:
+        form.job(_read(form, {name: text for name, text in typed.items() if name not in RESOURCES}, here), who.owner, here.settings)
+    except LargebatchError as other:
+        return [problem_of(other)]
+    return []
+
+
+def _page(request: Request, form: Form, who: Principal, here: Here, typed: Typed, problems: Sequence[Problem] = (), plan: Any = None) -> HTMLResponse:
     try:
         view = form.view(typed, here)
     except LargebatchError as error:  # what was chosen is not there: then as the form begins
-        view, problem = form.view({}, here), problem_of(error)
-    wrong = None if problem is None else _field_of(problem.field, [CODE, *(field.name for _, fields in view.groups for field in fields)], typed)
+        view, problems = form.view({}, here), [problem_of(error)]
+    names = [CODE, *(field.name for _, fields in view.groups for field in fields)]
+    wrong = _by_field([*problems, *(mistake for problem in problems for mistake in problem.others)], names, typed)
     return render(
-        request, "new_job.html", 422 if problem else 200, form=form, view=view, problem=problem, wrong=wrong, plan=plan,
+        request, "new_job.html", 422 if problems else 200, form=form, view=view, wrong=wrong, plan=plan,
         key=secrets.token_hex(16), can_submit=who.may("submit"), entry_points=here.settings.entry_points,
         code=typed.get(CODE, ""),
     )  # fmt: skip
+
+
+def _by_field(mistakes: Sequence[Problem | Mistake], names: list[str], typed: Typed) -> dict[str, str]:
+    """What is wrong, in words, by the form's field that it is about; under "" what is about none."""
+    told: dict[str, list[str]] = {}
+    for mistake in mistakes:
+        field = _field_of(mistake.field, names, typed)
+        whose = f"{mistake.field}: " if mistake.field and field in {None, "set"} else ""
+        told.setdefault(field or "", []).append(f"{whose}{mistake.problem} {mistake.hint}".strip())
+    return {field: " ".join(words) for field, words in told.items()}
 
 
 def _field_of(blamed: str, names: list[str], typed: Mapping[str, str]) -> str | None:
@@ -156,7 +178,7 @@ def _field_of(blamed: str, names: list[str], typed: Mapping[str, str]) -> str | 
     def plain(name: str) -> str:
         for part in PARTS_OF_NAMES:
             name = name.removeprefix(part)
-        return name
+        return name.removeprefix("--")
 
     asked = plain(blamed)
     known = {plain(name): name for name in names} | {"set": "set"}

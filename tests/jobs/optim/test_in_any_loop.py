@@ -87,7 +87,7 @@ def test_schedulers_of_torchs_drive_it(kind: Kind) -> None:
 
 
 @ALL
-@pytest.mark.parametrize("rate", [float("nan"), -0.1, float("inf"), torch.tensor(float("nan")), torch.ones(2)], ids=str)
+@pytest.mark.parametrize("rate", [float("nan"), -0.1, float("inf"), torch.tensor(float("nan")), torch.ones(2), "0.1"], ids=str)
 def test_a_rate_that_cannot_be_is_refused(kind: Kind, rate: Any) -> None:
     with pytest.raises(ValueError, match=r"lr|learning rate"):
         kind(small_model().parameters(), lr=rate)
@@ -98,6 +98,18 @@ def test_a_rate_that_cannot_be_is_refused(kind: Kind, rate: Any) -> None:
     assert len(optimizer.param_groups) == 1
     with pytest.raises(ValueError, match="lr"):
         kind([{"params": [first]}, {"params": [second], "lr": rate}], lr=0.1)
+
+
+@ALL
+def test_a_graph_that_needs_the_weights_before_the_step_is_told_of(kind: Kind) -> None:
+    """As under torch's unfused ones: its gradient would be of other weights, without a word."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    optimizer = kind(model.parameters(), lr=0.1)
+    model(torch.ones(3, 4)).sum().backward()
+    late = model(torch.ones(3, 4)).square().sum()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        late.backward()
 
 
 @ALL

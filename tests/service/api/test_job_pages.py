@@ -1,5 +1,7 @@
 """What the page of a job, and the lists, say beside its state."""
 
+import re
+
 import httpx
 from put_jobs import put_fallen
 from servers import NO_TLS, Service
@@ -30,3 +32,32 @@ def test_a_run_of_an_earlier_version_has_fallen_at_a_step_that_is_not_known(serv
 def test_a_run_that_ended_before_its_last_step_is_shown_as_ended(service: Service) -> None:
     shown = page(service, f"/runs/{put_fallen(service, total_steps=1260)}")
     assert ('<progress value="1260" max="1260"' in shown, "Ended at step 3 of 1,260" in shown) == (True, True)
+
+
+def test_each_mistake_is_told_beside_its_field(service: Service) -> None:
+    """Of what a run holds, which is looked at first, and of what it trains, all at once."""
+    typed = {
+        "batch.global_batch_size": "many", "learning_rate.base": "-1", "optimizer.beta1": "1.5", "seed": "x", "priority": "1000", "workers": "two",
+        "set": "optimizer.beta3=1\nprecision=float16",
+    }  # fmt: skip
+    answer = httpx.post(f"{service.url}/runs/new", data={"recipe": "digits-lamb", "do": "start", **typed}, verify=NO_TLS)
+    told = {
+        name.replace("-", "."): words.strip()
+        for name, words in re.findall(r'<p class="error" id="f-([\w-]+)-error" role="alert">(.*?)</p>', answer.text)
+    }
+    assert (answer.status_code, told.keys()) == (422, typed.keys())
+    assert [told[name] for name in ("learning_rate.base", "optimizer.beta1")] == [
+        "must be above 0, not -1. The rate that was tuned, for base_global_batch_size (or for the batch itself if that is not given).",
+        "must be below 1.0, not 1.5. Decay of the first moment (lion: weight of the mean in a step, beside the gradient); default 0.9.",
+    ]
+    assert told["set"].startswith("optimizer.beta3: ")
+    assert "precision: must be" in told["set"]
+    assert answer.text.count("autofocus") == 1
+    others = httpx.post(f"{service.url}/v1/runs", json={"recipe": "digits-lamb", "set": {"seed": "x", "optimizer.beta1": 1.5}}, verify=NO_TLS).json()
+    assert {others["field"], *(other["field"] for other in others["others"])} == {"seed", "optimizer.beta1"}
+
+
+def test_bounds_of_workers_the_wrong_way_round_are_told_beside_them(service: Service) -> None:
+    answer = httpx.post(f"{service.url}/runs/new", data={"recipe": "digits-lamb", "do": "start", "workers": "8:2"}, verify=NO_TLS)
+    assert re.search(r'id="f-workers-error" role="alert">\S', answer.text)
+    assert 'class="banner bad general"' not in answer.text
