@@ -14,7 +14,7 @@ from largebatch.jobs.errors import SpecError
 from largebatch.jobs.run.checkpoints import list_checkpoints
 from largebatch.jobs.run.journal import parse_line
 from largebatch.jobs.run.json_lines import parse_object, read_all_lines, read_last_lines, read_lines
-from largebatch.jobs.run.records import EvalRecord, StartRecord, StepRecord
+from largebatch.jobs.run.records import EndRecord, EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.jobs.tasks.metric import ACCURACY
 from largebatch.service.job import Described, Job, Kind
@@ -27,6 +27,8 @@ TAIL_BYTES = 16_384
 NOTICEABLE = 0.02
 """By what part of the larger one a run's last score must be off its best for it to have fallen from there."""
 BEST = ("best_score", "best_step")
+IS_OVER = "is_over"
+"""The key that says that nothing more is trained; what was trained may still be evaluated and sent to MLflow."""
 MOST_SHOWN = 16
 """Runs of a sweep whose progress is told live."""
 
@@ -103,6 +105,7 @@ def progress_of_run(folder: Path, before: Mapping[str, Any] = MappingProxyType({
     for line in lines:
         record = parse_line(line.content)
         if isinstance(record, StartRecord):
+            progress.pop(IS_OVER, None)
             progress |= {"step": record.step, "training_seconds": record.training_seconds, "world_size": record.world_size, "hardware": record.device,
                          "metric": record.headline.name}  # fmt: skip
             if record.samples_per_rank:
@@ -112,6 +115,8 @@ def progress_of_run(folder: Path, before: Mapping[str, Any] = MappingProxyType({
             done = record.progress
         elif isinstance(record, EvalRecord):
             progress |= {"score": record.score, "training_seconds": record.training_seconds}
+        elif isinstance(record, EndRecord):
+            progress[IS_OVER] = True
     return {**progress, **_left(folder, done, progress["training_seconds"])} if "step" in progress else progress
 
 

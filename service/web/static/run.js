@@ -8,12 +8,13 @@ import { FINAL, all, fetchAnew, listen, made, one, say, steadily } from "./talk.
 const DRAW_MS = 250;
 
 // How far it is: by steps, and by training time, which ends sooner where the target is met before.
-function showProgress({ state, progress: { step, total_steps: total, training_seconds_left: left } }) {
+function showProgress({ state, progress: { step, total_steps: total, training_seconds_left: left, is_over: isOver } }) {
   if ((one("#progress").hidden = !total)) return;
   const isDone = state === "succeeded"; // perhaps before the last step that there might have been
+  const isEnding = isOver && !FINAL.has(state); // what it has made is still evaluated, and sent to MLflow
   Object.assign(one("#progress progress"), { max: total, value: isDone ? total : step });
-  const time = left && !FINAL.has(state) ? `, at most ${left < 90 ? `${Math.ceil(left)} s` : `${Math.ceil(left / 60)} min`} of training left` : "";
-  one(".progress-words").textContent = `${isDone && step < total ? "Ended at step" : "Step"} ${step.toLocaleString("en")} of ${total.toLocaleString("en")}${time}`;
+  const time = isEnding ? "; its results are being kept" : left && !FINAL.has(state) ? `, at most ${left < 90 ? `${Math.ceil(left)} s` : `${Math.ceil(left / 60)} min`} of training left` : "";
+  one(".progress-words").textContent = `${isEnding || (isDone && step < total) ? "Ended at step" : "Step"} ${step.toLocaleString("en")} of ${total.toLocaleString("en")}${time}`;
 }
 
 function drawAll({ steps: { kept: steps }, noise: { kept: noise }, dualNoise: { kept: dual }, evaluations, start }, isOver) {
