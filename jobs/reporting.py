@@ -27,6 +27,7 @@ from largebatch.jobs.run.journal import Journal
 from largebatch.jobs.run.listener import Listener
 from largebatch.jobs.run.records import FAILED, EndRecord, Headline, NoticeRecord, Outcome, Record, RunSummary, StartRecord
 from largebatch.jobs.samples.slice import Slice
+from largebatch.jobs.tasks.contrastive import CoupledTask
 from largebatch.jobs.whole_files import write_text, write_whole
 
 
@@ -138,8 +139,10 @@ def summarise(
     train_score, test_scores = None, None
     if outcome not in {Outcome.DIVERGED, Outcome.STOPPED, Outcome.FAILED}:
         with clock.evaluating():
-            # Without classes there may be billions of tokens: as many samples as are tested tell how far the two are apart.
-            number = plan.num_train_samples if job.dataset.num_classes else min(plan.num_train_samples, len(job.dataset.evaluated))
+            # Without classes there may be billions of tokens: as many samples as are tested tell how far the two are apart. And among more
+            # samples a partner is harder to find.
+            are_all = job.dataset.num_classes and not isinstance(job.task, CoupledTask)
+            number = plan.num_train_samples if are_all else min(plan.num_train_samples, len(job.dataset.evaluated))
             scores = evaluate(state, evaluation_batches(job, some_samples(job.dataset.train, number)), number, job.spec.precision)
             if job.dataset.evaluated_on == "validation":  # the only time that the test set is scored
                 test_scores = evaluate(state, evaluation_batches(job, job.dataset.test), len(job.dataset.test), job.spec.precision)

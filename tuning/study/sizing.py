@@ -291,6 +291,7 @@ def what_was_left_out(sweep: SweepSpec, profile: Profile, time: SweepTime, refer
     has_momenta = len(batches) >= FEWEST_WITH_MOMENTA and any(field in sweep.each for field in (MOMENTUM, HALF_LIVES[0]))
     sweep_s = (2 if has_momenta else 1) * time.of_each(batches, *_split(FEWEST_RUNS))
     start_s = RAY_START_S if sweep.resources.gpus_per_worker else 0.0
-    needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, len(sweep.optimizers))
+    needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, len(sweep.optimizers), time.budget_s - time.left_s)
+    needed_s = max(needed_s, time.budget_s)  # which did not hold them
     left_out = ", ".join(f"{batch:,}" for batch in batches if batch not in compared)
     return f"Left out, for the budget: {left_out}. A new study with --budget {in_minutes(needed_s)} compares all {len(batches)}."

@@ -23,6 +23,7 @@ from largebatch.jobs.device import choose_device
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.job import prepare
 from largebatch.jobs.preparing.examine import training_set
+from largebatch.jobs.spec.schedules import BatchScheduleSpec
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.jobs.whole_files import write_text
@@ -86,6 +87,8 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     time = SweepTime(expected, options.budget_s, options.left_s, sweep.resources.max_searching or 1)
     begin(3, time.left_with(sweep), time.after(batches_of(sweep)))
     options.on_notice(what_was_chosen(sweep))
+    if spec.batch.schedule != BatchScheduleSpec():
+        options.on_notice("Every batch stays as it is: the recipe's batch.schedule, which changes it, is left out of all runs but the recipe's own.")
     if left_out := what_was_left_out(sweep, step_times, time, reference):
         options.on_notice(left_out)
     if run_the_sweep(sweep_dir, sweep, with_fields(spec, sweep.set)):

@@ -192,6 +192,15 @@ class TestTheRecipesOwnBatch:
         sweep, told = sized(60.0 * minutes)
         assert (batches_of(sweep), told) == ([16, 64, 256, 1024, 4096, 16_384], "")
 
+    @pytest.mark.parametrize("left", [0.9, 0.5, 0.2])
+    def test_the_budget_that_holds_them_is_a_larger_one(self, left: float) -> None:
+        """A start that was slow had used up what a quick one leaves: 1m was said to hold what 60 s did not."""
+        own, run = profile(), made_run(32)
+        sweep = size_sweep(SPEC, own, run, 1200.0, ResourcesSpec())
+        for budget_s in (1200.0, 3000.0, 6000.0):
+            told = what_was_left_out(sweep, own, SweepTime([Expected(SPEC, own, run)], budget_s, left * budget_s), run)
+            assert 60.0 * int(told.partition("--budget ")[2].partition("m ")[0]) > budget_s
+
     def test_nothing_is_left_out_of_sizes_twice_apart(self) -> None:
         own, run = profile(num_samples=1437), made_run(256)
         to_target = with_fields(SPEC, {"stop.at_target": True})

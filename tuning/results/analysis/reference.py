@@ -62,6 +62,8 @@ def curve_through(run: RunResult, target: float) -> Curve:
     critical = weighted_by_progress(way, summary.global_batch_size) or summary.gradient_noise_scale
     if critical is None or critical <= 0:
         hint = "Set gradient.noise_every_steps and gradient.noise_from=all, or use a larger batch."
+        if run.values_of(["task.name"]).get("task.name") == "contrastive":
+            hint = "Its loss looks at all samples of a batch together, and has none."
         raise InputError("run", f"{summary.run_id} has no gradient noise scale.", hint)
     return Curve(met, summary.global_batch_size, critical)
 

@@ -116,5 +116,8 @@ def test_a_run_that_missed_or_measured_nothing_is_refused() -> None:
     silent = replace(silent, summary=silent.summary.model_copy(update={"gradient_noise_scale": None}))
     with pytest.raises(InputError, match="has no gradient noise scale"):
         curve_through(silent, TARGET)
+    coupled = replace(silent, settings=(*silent.settings, ("task.name", "contrastive")))
+    with pytest.raises(InputError, match=r"has no gradient noise scale\. Its loss looks at all samples of a batch together, and has none\."):
+        curve_through(coupled, TARGET)
     told = replace(silent, noise_estimates=(NoiseEstimate(1, 50.0, 1.0),))
     assert curve_through(told, TARGET).critical_batch == pytest.approx(50.0)
