@@ -377,7 +377,7 @@ def settings_of(spec: TrainSpec) -> dict[str, Any]:
     batch, optimizer = spec.batch.global_batch_size, spec.optimizer.model_dump()
     named = optimizer.get("entry_point") or optimizer["name"]
     return {"global_batch_size": batch if isinstance(batch, int) else None, "optimizer": named[:200], "learning_rate": spec.learning_rate.base,
-            "momentum": optimizer.get("momentum"), "seed": spec.seed}  # fmt: skip
+            "momentum": optimizer.get("momentum", optimizer.get("beta1")), "seed": spec.seed}  # fmt: skip
 
 
 def digest_of(submission: BaseModel) -> str:

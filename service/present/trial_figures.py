@@ -8,10 +8,13 @@ from largebatch.service.present.progress import TrialView
 from largebatch.tuning.report.charts import COLOURS
 from largebatch.tuning.report.view import axis_of
 from largebatch.tuning.sweep.in_short import in_short, short_name, short_value
+from largebatch.tuning.sweep.optimizers import OPTIMIZER_NAME
 from largebatch.tuning.sweep.spec import BATCH, RATE
 
 SHADES = ("#c2410c", "#e08214", "#a08c00", "#4d9221", "#0a7d6c")
 """From the worst scores to the best."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
+"""One for each optimizer."""
 SCORE = "score"
 MARGIN = {"r": 20}
 APART = 0.2
@@ -31,16 +34,20 @@ def trial_figures(trials: Sequence[TrialView], better: str) -> list[dict[str, An
 
 
 def _rates(scored: Sequence[TrialView]) -> dict[str, Any]:
-    groups: dict[Any, list[TrialView]] = {}
-    for trial in scored:
+    groups: dict[tuple[Any, Any], list[TrialView]] = {}
+    for trial in sorted(scored, key=lambda trial: str(trial.fields.get(BATCH)).zfill(12)):
         if isinstance(trial.fields.get(RATE), int | float):
-            groups.setdefault(trial.fields.get(BATCH), []).append(trial)
-    data = [
-        {"type": "scatter", "mode": "markers", "name": f"batch {batch:,}" if isinstance(batch, int) else "runs", "hoverinfo": "text+y",
-         "x": [trial.fields[RATE] for trial in runs], "y": [trial.score for trial in runs], "text": [in_short(trial.fields) for trial in runs],
-         "marker": {"size": 9, "color": colour, "symbol": ["circle" if trial.state == "ended" else "circle-open" for trial in runs]}}
-        for (batch, runs), colour in zip(sorted(groups.items(), key=lambda group: str(group[0]).zfill(12)), COLOURS * len(groups), strict=False)
-    ]  # fmt: skip
+            groups.setdefault((trial.fields.get(OPTIMIZER_NAME), trial.fields.get(BATCH)), []).append(trial)
+    optimizers, batches = ([*dict.fromkeys(part)] for part in zip(*groups, strict=True)) if groups else ([], [])
+    data = []
+    for (optimizer, batch), runs in groups.items():
+        colour, symbol = COLOURS[batches.index(batch) % len(COLOURS)], SYMBOLS[optimizers.index(optimizer) % len(SYMBOLS)]
+        name = f"batch {batch:,}" if isinstance(batch, int) else "runs"
+        data.append({
+            "type": "scatter", "mode": "markers", "name": f"{optimizer}, {name}" if len(optimizers) > 1 else name, "hoverinfo": "text+y",
+            "x": [trial.fields[RATE] for trial in runs], "y": [trial.score for trial in runs], "text": [in_short(trial.fields) for trial in runs],
+            "marker": {"size": 9, "color": colour, "symbol": [symbol if trial.state == "ended" else f"{symbol}-open" for trial in runs]},
+        })  # fmt: skip
     rates, scores = [x for runs in data for x in runs["x"]], [y for runs in data for y in runs["y"]]
     axes = [{"automargin": True, "title": {"text": title}, **({} if axis is None else axis.in_plotly)}
             for title, axis in (("learning rate", axis_of(rates, is_log=True)), (SCORE, axis_of(scores, is_log=False)))]  # fmt: skip

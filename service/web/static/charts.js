@@ -20,7 +20,7 @@ export const hasPoints = ({ y }) => y.some((value) => value !== null && value !=
 // A few values that are many times most of the others would press these against the axis: then an axis of logarithms, where there are any.
 export function spread(traces) {
   const values = traces.flatMap(({ y }) => y).filter((value) => value !== null && value !== undefined).sort((a, b) => a - b);
-  return values.length && values[0] > 0 && values.at(-1) > 20 * values[Math.floor(values.length / 2)] ? { type: "log" } : { type: "linear" };
+  return values.length && values[0] > 0 && values.at(-1) > 20 * values[Math.floor(values.length / 2)] ? { type: "log", tickformat: "~g" } : { type: "linear" };
 }
 
 // Axes without a point would look like a measurement of nothing: a chart without one says so in words.

@@ -4,7 +4,7 @@ import { FINAL, all, ask, one, steadily } from "./talk.js";
 
 // As `in_places` in jobs/tasks/metric.py writes a score.
 export const places = (value) => (!value || Math.abs(value) >= 0.01 ? value.toFixed(4) : String(Number(value.toPrecision(4))));
-const WRITERS = { score: places, best_score: places, training_seconds: (value) => `${value.toFixed(1)} s` };
+const WRITERS = { score: places, best_score: places, training_seconds: (value) => `${value.toFixed(1)} s`, step: (value) => value.toLocaleString("en") };
 const STOPPING = "It finishes its step, saves and ends.";
 export const pathOf = (job) => job.dataset.path;
 

@@ -18,6 +18,12 @@ export function clusterPage() {
 
 export function listPage() {
   const table = one("#jobs");
+  document.addEventListener("keydown", ({ key }) => {
+    const menu = one("details.menu[open]");
+    if (key !== "Escape" || !menu) return;
+    menu.open = false;
+    one("summary", menu).focus();
+  });
   const rowOf = (id) => one(`tr[data-id="${CSS.escape(id)}"]`, table);
   const others = new Map(); // a job that is not listed may come to be with its next state, not with its next step
   let asked = null;
