@@ -136,6 +136,7 @@ def run_job(
             for words in (core_waits.in_words(core_wait_fraction), standstills.in_words(stopped_s, state.clock.training_s)):
                 if words is not None:
                     tracker.notice(words)
+            listener.on_ending()
             summary = summarise(job, state, outcome, run_dir, core_wait_fraction, stopped_s)
         except Exception as error:
             end_failed(job, run_dir, tracker, error)

@@ -17,4 +17,6 @@ class Listener:
     """Told how many steps and samples the plan has."""
     on_record: Callable[[Record], None] = lambda record: None
     on_notice: Callable[[str], None] = lambda text: None
+    on_ending: Callable[[], None] = lambda: None
+    """Told when nothing more is trained; what was trained is then scored once more and kept, which may take a while."""
     should_stop: Callable[[], bool] = lambda: False

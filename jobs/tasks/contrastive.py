@@ -200,8 +200,7 @@ class Contrastive(CoupledTask):
         similarities_RB = _similarities(embeddings, own[rows], other)
         if self._loss == "simclr":
             to_own_RB = _similarities(embeddings, own[rows], own)
-            itself = functional.one_hot(rows, len(own)).bool()
-            similarities_RB = torch.cat([similarities_RB, to_own_RB.masked_fill(itself, -torch.inf)], dim=1)
+            similarities_RB = torch.cat([similarities_RB, to_own_RB.scatter(1, rows[:, None], -torch.inf)], dim=1)
         return functional.cross_entropy(similarities_RB, rows, reduction="sum")
 
     @torch.no_grad()

@@ -77,6 +77,13 @@ class TrainingView:
         """Say where the results go."""
         self.notice(f"Run folder: {run_dir}")
 
+    def ending(self) -> None:
+        """Say what is done after the last step: figure and MLflow's copy take seconds, the score on large training sets minutes."""
+        if self._live:
+            self.progress.update(self._task, description="training is over; keeping scores, figure and records", left="")
+        else:
+            self.notice("Training is over; its scores, figure and records are kept.")
+
     def notice(self, text: str) -> None:
         """A line that stays."""
         print_plain(self._console, text)

@@ -34,6 +34,8 @@ _TIME = (jobs.c.created_at_s, jobs.c.id)
 SORTS = [f"{sign}{name}" for name in (CREATED, *TEXTS, *NUMBERS) for sign in ("-", "")]
 FIELDS = (*TEXTS, *NUMBERS, "tag")
 CONDITION = re.compile(r"([a-z_]+)(>=|<=|!=|=|>|<)(.+)", re.DOTALL)
+SPACED = re.compile(rf"\b({'|'.join(FIELDS)})\s*(>=|<=|!=|=|>|<)\s*(?=\S)")
+"""A field and a sign, maybe apart."""
 HINT = "Examples: batch>=256, optimizer=lamb, tag=paper."
 _COMPARED: dict[str, Callable[[sa.ColumnElement[Any], Any], sa.ColumnElement[bool]]] = {
     "=": operators.eq, ">=": operators.ge, "<=": operators.le, ">": operators.gt, "<": operators.lt,
@@ -80,8 +82,8 @@ def read_condition(text: str) -> Condition:
 
 
 def read_search(text: str) -> tuple[list[str], str]:
-    """What somebody typed into a search box: its words that are conditions, and the rest."""
-    words = text.split()
+    """What somebody typed into a search box: its words that are conditions, also with spaces about their sign, and the rest."""
+    words = SPACED.sub(r"\1\2", text).split()
     conditions = [word for word in words if (parts := CONDITION.fullmatch(word)) and parts[1] in FIELDS]
     return conditions, " ".join(word for word in words if word not in conditions)
 

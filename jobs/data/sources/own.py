@@ -45,9 +45,11 @@ def load_own(spec: DatasetSpec, task: TaskConfig) -> Dataset:
         words = [f"{len(part)} {kind}" for kind, part in by_kind.items()]
         every = "both" if len(words) == 2 else "all"
         raise DataError(FIELD, f"returned {', '.join(words[:-1])} and {words[-1]} samples; {every} must have some.")
-    if not task.takes_classes:
+    if task.takes_classes:
+        dataset = _with_classes(name, parts["training"], by_kind)
+    else:
         _refuse_other_parts(by_kind["training"], task)
-    dataset = (_with_classes if task.takes_classes else _without_classes)(name, parts["training"], by_kind)
+        dataset = _without_classes(name, parts["training"], by_kind, are_weighted="weight" in task.sample_parts)
     dataset = replace(dataset, number_ranges=task.number_ranges(dataset.for_model))
     for kind, part in by_kind.items():
         _refuse_bad_ends(part, kind, dataset)
@@ -75,8 +77,8 @@ def _with_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
     return dataset
 
 
-def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
-    """A data set of any tensors; nothing is normalised. Args: see `_with_classes`."""
+def _without_classes(name: str, given: Any, by_kind: dict[str, Any], *, are_weighted: bool) -> Dataset:
+    """A data set of any tensors; nothing is normalised. Args: see `_with_classes`; are_weighted: samples are (input, target, weight)."""
     samples = [part.row(0) if isinstance(part, Tensors) else read_sample(part, 0, FIELD, kind, False) for kind, part in by_kind.items()]
     forms = [tuple((path, tuple(leaf.shape), leaf.dtype) for path, leaf in named_leaves(sample)) for sample in samples]
     for kind, form in zip([*by_kind][1:], forms[1:], strict=True):
@@ -85,9 +87,9 @@ def _without_classes(name: str, given: Any, by_kind: dict[str, Any]) -> Dataset:
             raise DataError(FIELD, f"training and {kind} samples differ in shape or type: {words}.", "Prepare both the same way.")
     told = {option: _attribute(given, option) for option in FOR_MODEL}
     for_model = {option: _count(number, option) for option, number in told.items() if number is not None}
-    if (num_classes := _num_classes_of(given)) is not None:
+    if (num_classes := _num_classes_of(given, 3 if are_weighted else 2)) is not None:
         for_model = {"num_outputs": num_classes, "num_classes": num_classes, **for_model}
-    _, shape, dtype = forms[0][-1]
+    _, shape, dtype = forms[0][-2 if are_weighted else -1]
     if "num_outputs" not in for_model and len(forms[0]) > 1 and dtype.is_floating_point:
         for_model["num_outputs"] = max(math.prod(shape), 1)
     train, test, held_out = by_kind["training"], by_kind["test"], by_kind.get("validation")
@@ -241,10 +243,10 @@ def _non_finite_in_words(inputs: Tensor, kind: str) -> str | None:
     return f"Data: {len(numbers)} of {len(inputs)} {kind} samples with NaN or infinity; the first is sample {int(numbers[0])}."
 
 
-def _num_classes_of(part: Any) -> int | None:
+def _num_classes_of(part: Any, num_tensors: int = 2) -> int | None:
     """The number of classes that a set, or the set that it is taken from, tells; None where neither does.
 
-    torch's own TensorDataset needs to say nothing: its highest label does.
+    torch's own TensorDataset needs to say nothing: its highest label does. Args: num_tensors: that it has then, of which the second are labels.
     Raises: DataError for a num_classes or classes of another kind.
     """
     number = _attribute(part, "num_classes")
@@ -256,11 +258,11 @@ def _num_classes_of(part: Any) -> int | None:
             raise DataError(FIELD, f"classes of the training set is {_in_words(classes)}, not a list of names.", "Give it num_classes, a number.")
         return _count(len(classes), "num_classes")
     if isinstance(part, Subset):
-        return _num_classes_of(part.dataset)
+        return _num_classes_of(part.dataset, num_tensors)
     if isinstance(part, ConcatDataset):
-        numbers = {_num_classes_of(inner) for inner in part.datasets}
+        numbers = {_num_classes_of(inner, num_tensors) for inner in part.datasets}
         return numbers.pop() if len(numbers) == 1 else None
-    if _is_tensor_dataset(part) and len(part.tensors) == 2 and len(part):
+    if _is_tensor_dataset(part) and len(part.tensors) == num_tensors and len(part):
         labels = part.tensors[1]
         return None if labels.is_floating_point() or labels.is_complex() or labels.ndim != 1 else int(labels.max()) + 1
     return None

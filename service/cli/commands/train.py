@@ -13,6 +13,7 @@ from largebatch.jobs.launch.options import TrainOptions
 from largebatch.jobs.launch.train import exit_code
 from largebatch.jobs.launch.train import train as train_and_keep
 from largebatch.jobs.run.listener import Listener
+from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.spec.read import read_spec, recipe_paths
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.console import TrainingView
@@ -40,7 +41,7 @@ def train(
         check_and_print(options, as_json)
         return
     view = TrainingView(Console(stderr=True))
-    listener = Listener(on_start=view.started, on_plan=view.expect, on_record=view.record, on_notice=view.notice)
+    listener = Listener(on_start=view.started, on_plan=view.expect, on_record=view.record, on_notice=view.notice, on_ending=view.ending)
     try:
         with view.progress:
             summary = train_and_keep(options, listener, draw=_draw)
@@ -51,6 +52,12 @@ def train(
         print_answer(summary.model_dump_json())
     else:
         print_runs([summary.model_dump(mode="json")])
+    if summary.outcome is Outcome.MISSED and summary.target is not None and summary.best_score is not None:
+        metric = summary.headline.metric
+        view.notice(
+            f"It missed {metric.name} {summary.target:g}; its best is {metric.format(summary.best_score)}. Train on, to a later end (stop.epochs or"
+            f" stop.steps): largebatch train --resume {summary.run_dir} --set ... Or look for a better rate: largebatch find-rate RECIPE"
+        )
     raise typer.Exit(exit_code(summary))
 
 

@@ -406,6 +406,20 @@ def test_weighted_samples_say_their_classes_to_a_model_that_asks_for_them(monkey
     assert dataset.for_model["num_outputs"] == dataset.for_model["num_classes"] == NUM_CLASSES
 
 
+@pytest.mark.parametrize("takes", [lambda data: data, lambda data: Subset(data, range(30)), lambda data: ConcatDataset([data, data])])
+def test_tensors_with_weights_tell_their_classes_as_those_without(takes: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weight, which comes last, was taken for a target of one number."""
+    weighted = takes(TensorDataset(INPUTS, LABELS, torch.rand(NUM_SAMPLES)))
+    dataset = load(monkeypatch, (weighted, weighted), ClassificationConfig(sample_weights=True))
+    assert dataset.for_model["num_outputs"] == dataset.for_model["num_classes"] == NUM_CLASSES
+
+
+def test_soft_labels_with_weights_tell_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighted = TensorDataset(INPUTS, torch.rand(NUM_SAMPLES, 5).softmax(1), torch.rand(NUM_SAMPLES))
+    dataset = load(monkeypatch, (weighted, weighted), ClassificationConfig(sample_weights=True, soft_labels=True))
+    assert dataset.for_model["num_outputs"] == 5
+
+
 TOKENS = torch.arange(NUM_SAMPLES * 6).reshape(NUM_SAMPLES, 6) % 9
 NEXT = (TOKENS + 1) % 9
 

@@ -86,4 +86,5 @@ def test_people_see_their_own_and_what_is_shared_with_them(five: Store) -> None:
 
 def test_a_search_box_holds_words_and_conditions() -> None:
     assert read_search("lamb batch>=256 of July tag=x") == (["batch>=256", "tag=x"], "lamb of July")
+    assert read_search("lamb batch >= 256 of July tag= x") == (["batch>=256", "tag=x"], "lamb of July")
     assert read_search("a=b <>") == ([], "a=b <>"), "which no field is"

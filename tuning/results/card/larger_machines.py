@@ -53,6 +53,8 @@ def larger_machines_in_words(larger: LargerMachines | None, findings: Findings, 
         return f"Not known: that takes three batch sizes that reach the target{after}, and {did}."
     what = f"the critical batch, where a run takes twice the least steps and twice the least {unit.name}, is"
     if larger.high is None or larger.fewer_steps is None:  # then the one number that was fitted bounds nothing
+        if not larger.low:
+            return f"Not known: {what} anywhere, as far as the runs say. Batch sizes further apart, and more seeds of each, tell more."
         return f"Not known: {what} {beyond_in_words(larger.low, unit)}."
     fewer = times_in_words(larger.fewer_steps, 2)
     bound = f"At most {fewer} fewer steps, however large the batch" if larger.fewer_steps >= 1.1 else "Next to nothing"
