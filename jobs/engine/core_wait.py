@@ -12,6 +12,8 @@ from largebatch.jobs.engine.ranks.ranks import Ranks
 THREADS = Path("/proc/self/task")
 SHORTEST_S = 1.0
 """Seconds below which a single turn of somebody else's would count for much."""
+SEVERAL_TURNS_S = 0.1
+"""Of waits together, which no single turn makes: then a shorter stretch, too, was disturbed."""
 DISTURBED = 0.1
 """From this fraction on, the seconds of a run say more of the machine's other work than of the run."""
 
@@ -23,7 +25,7 @@ class CoreWait:
     """The fraction of a stretch of time for which this process's threads stood ready and every core was taken by others.
 
     Linux counts it for each thread; where no such count is, the fraction is not known. A process held to less than a core (a container's limit)
-    waits in the same way. Of less than a second nothing is said.
+    waits in the same way. Of less than a second nothing is said, unless much of it was waited.
     """
 
     def __init__(self, threads: Path = THREADS, shortest_s: float = SHORTEST_S) -> None:
@@ -34,9 +36,12 @@ class CoreWait:
         """Since this was made, per thread that computes: 0, always a core when one was needed, to 1; None: not known."""
         now_s = waited_s(self._threads)
         elapsed_s = time.perf_counter() - self._began_s
-        if now_s is None or self._waited_s is None or elapsed_s < self._shortest_s:
+        if now_s is None or self._waited_s is None:
             return None
-        return min(max(now_s - self._waited_s, 0.0) / (elapsed_s * torch.get_num_threads()), 1.0)
+        waited_since_s = max(now_s - self._waited_s, 0.0)
+        if elapsed_s < self._shortest_s and waited_since_s < SEVERAL_TURNS_S:
+            return None
+        return min(waited_since_s / (elapsed_s * torch.get_num_threads()), 1.0)
 
     def longest(self, ranks: Ranks) -> float | None:
         """The fraction of the rank whose threads waited most: the others waited for it. Every rank must call this."""

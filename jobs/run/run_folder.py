@@ -30,8 +30,8 @@ AT_WORK = "another process is at work on this run"
 
 
 def new_run_id(name: str) -> str:
-    """A run's id: name, UTC time to the second, four random hexadecimal digits."""
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    """A run's id: name, UTC time to the second, eight random hexadecimal digits: many may begin at once."""
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
 
 
 def create(output_dir: Path, run_id: str, may_exist: bool = False) -> Path:

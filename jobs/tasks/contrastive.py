@@ -279,5 +279,5 @@ def _similarities(embeddings: Embeddings, rows: Tensor, columns: Tensor) -> Tens
 
 
 def _sigmoid_losses(similarities_RB: Tensor, rows: Tensor) -> Tensor:
-    signs = 2.0 * functional.one_hot(rows, similarities_RB.shape[1]) - 1.0
+    signs = torch.full_like(similarities_RB, -1.0).scatter(1, rows[:, None], 1.0)
     return -functional.logsigmoid(signs * similarities_RB).sum()

@@ -140,8 +140,24 @@ class Findings:
     @cached_property
     def chosen_by_their_runs(self) -> list[Configuration]:
         """The best of those batch sizes at which runs that count chose among several settings."""
-        tried = Counter((each.global_batch_size, each.first.optimizer) for each in self.configurations)
-        return [best for best in self.best if tried[best.global_batch_size, best.first.optimizer] > 1 and not best.search_runs]
+
+        def choice(of: Configuration) -> tuple[Any, ...]:
+            return of.global_batch_size, of.first.optimizer, of.first.batch_schedule
+
+        tried = Counter(map(choice, self.configurations))
+        return [best for best in self.best if tried[choice(best)] > 1 and not best.search_runs]
+
+    @cached_property
+    def other_schedules(self) -> list[Configuration]:
+        """What reached the target at a batch size whose best has another batch schedule, such as one that grows: of each schedule the best."""
+        if self.compares_optimizers:
+            return [other for side in self.by_optimizer.values() for other in side.other_schedules]
+        told = {best.global_batch_size: best.first.batch_schedule for best in self.best}
+        others: dict[tuple[Any, ...], Configuration] = {}
+        for tried in sorted(self.configurations, key=lambda configuration: configuration.standing):
+            if tried.first.batch_schedule != told[tried.global_batch_size] and tried.cost:
+                others.setdefault((tried.global_batch_size, tried.first.batch_schedule), tried)
+        return [*others.values()]
 
     @cached_property
     def missed(self) -> list[Configuration]:

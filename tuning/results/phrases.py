@@ -51,7 +51,8 @@ def seconds_in_words(seconds: float) -> str:
 def choice_in_words(choice: Choice, unit: Unit) -> str:
     """`batch 64 with sgd, learning rate 0.1 and momentum 0.9`."""
     momentum = "" if choice.momentum is None else f" and {momentum_name([choice.optimizer])} {momentum_in_words(choice, unit)}"
-    return f"batch {unit.batch(choice.global_batch_size)} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}"
+    grows = " that grows" if choice.grows else ""
+    return f"batch {unit.batch(choice.global_batch_size)}{grows} with {choice.optimizer}, learning rate {choice.learning_rate:.4g}{momentum}"
 
 
 def cost_in_words(choice: Choice, unit: Unit) -> str:

@@ -18,6 +18,7 @@ from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import (
     capital,
     choice_in_words,
+    cost_in_words,
     counted,
     growing_left_out,
     listed,
@@ -134,6 +135,7 @@ def _words(findings: Findings) -> list[str]:
         searched = " that was searched" if findings.counts_as_it_was else ""
         words.append(f"No batch size{searched} reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
     words += _too_few_in_words(findings)
+    words += [_schedule_in_words(other, findings.unit) for other in findings.other_schedules]
     words += growing_in_words(findings.growing)
     chosen = "Target, best rates" if findings.target_is_chosen else "Best rates"
     words.append(f"{chosen} and batch sizes are {_chosen_on(findings)}.")
@@ -147,6 +149,16 @@ def _words(findings: Findings) -> list[str]:
     for setting, count in findings.other_settings.items():
         words.append(f"Left out: {counted(count, 'run')} of {setting}; {'its' if count == 1 else 'their'} times cannot stand on the same axis.")
     return [*words, *findings.missing]
+
+
+def _schedule_in_words(other: Configuration, unit: Unit) -> str:
+    """Of a choice that stands in no row, since its batch has a better one under another schedule."""
+    cost = other.cost
+    assert cost is not None  # it reached the target
+    return (
+        f"Batch {unit.batch(cost.global_batch_size)} with {cost.optimizer}, where it {'grows' if cost.grows else 'stays'}, reached the target under"
+        f" another schedule, too: in {cost_in_words(cost, unit)}, {number(other.steps.median, ',.0f')} steps. The table has each batch's better one."
+    )
 
 
 def _single_seeds_in_words(findings: Findings) -> list[str]:

@@ -82,6 +82,17 @@ def test_of_a_moment_nothing_is_said() -> None:
     assert CoreWait(shortest_s=60.0).fraction() is None
 
 
+@pytest.mark.parametrize(("waited_s", "is_known"), [(0.05, False), (0.4, True)])
+def test_of_a_short_run_only_much_is_said(waited_s: float, is_known: bool, tmp_path: Path) -> None:
+    """A recipe's run of 0.8 s was five times as slow as the machine, and nothing said so."""
+    count = tmp_path / "1" / "schedstat"
+    count.parent.mkdir()
+    count.write_text("0 1000000000 1")
+    wait = CoreWait(tmp_path, shortest_s=60.0)
+    count.write_text(f"0 {1_000_000_000 + round(1e9 * waited_s)} 2")
+    assert (wait.fraction() is not None) == is_known
+
+
 def test_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

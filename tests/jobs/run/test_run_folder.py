@@ -15,8 +15,8 @@ from largebatch.jobs.whole_files import write_text, write_whole
 
 def test_ids_sort_by_name_and_time_and_differ() -> None:
     ids = {run_folder.new_run_id("digits") for _ in range(20)}
-    assert len(ids) > 1  # four random digits within one second
-    assert all(re.fullmatch(r"digits-\d{8}-\d{6}-[0-9a-f]{4}", run_id) for run_id in ids)
+    assert len(ids) > 1  # eight random digits within one second
+    assert all(re.fullmatch(r"digits-\d{8}-\d{6}-[0-9a-f]{8}", run_id) for run_id in ids)
 
 
 def test_a_new_folder_has_room_for_checkpoints(tmp_path: Path) -> None:

@@ -216,6 +216,22 @@ def test_the_critical_batch_is_of_batches_that_stay() -> None:
     assert "Not known: its batch grows, and the critical batch is of batches that stay." in [line.text for line in answer.card.lines]
 
 
+def test_one_batch_under_two_schedules_is_told_of_both() -> None:
+    """The other was said not to have reached the target, and the one to have been chosen by its own run."""
+    grows, stays = grown_first(32, 0), constant(32, 0)
+    sooner = replace(stays, evaluations=tuple(at._replace(training_seconds=at.training_seconds / 1000) for at in stays.evaluations))
+    for runs, does in (([grows, stays], "stays"), ([grows, sooner], "grows")):
+        answer = answer_of(find(runs))
+        assert len(answer.rows) == 1
+        (told,) = [line for line in answer.words if "under another schedule, too" in line]
+        assert told.startswith(f"Batch 32 with sgd, where it {does}, reached the target")
+        assert answer.card is not None
+        (second,) = [line.text for line in answer.card.lines if line.label == "Runner-up"]
+        assert second.startswith(f"Batch 32{' that grows' if does == 'grows' else ''} with sgd")
+        assert second.endswith(": the same batch under another schedule. No other batch did.")
+        assert not any("settings were chosen by" in line for line in answer.words)
+
+
 def test_runs_that_all_grow_give_no_critical_batch() -> None:
     answer = answer_of(find([grown_first(batch, seed) for batch in (32, 128, 512) for seed in (0, 1)]))
     assert answer.critical_batch is None

@@ -43,7 +43,7 @@ def card_of(findings: Findings, context: str, recipe_file: Path | None = None) -
         ("Time", f"{cost}, of training alone, to {target}."),
         ("With", f"{', '.join(f'{name} {value}' for name, value in soonest.others.items())}." if soonest.others else ""),
         ("It saves", saving_in_words(saving, findings, soonest)),
-        ("As soon" if sureness.verdict == "tied" else "Runner-up", _runners_up_in_words(runners_up, findings.unit)),
+        ("As soon" if sureness.verdict == "tied" else "Runner-up", _runners_up_in_words(runners_up, findings)),
         ("Larger machines", larger_machines_in_words(larger, findings, soonest)),
         ("How sure", how_sure),
         ("Surer with", surer),
@@ -85,7 +85,10 @@ def _runners_up(findings: Findings, soonest: Choice) -> list[RunnerUp]:
     return [each for each in told if each.tied_by] or told[:1]
 
 
-def _runners_up_in_words(runners_up: list[RunnerUp], unit: Unit) -> str:
+def _runners_up_in_words(runners_up: list[RunnerUp], findings: Findings) -> str:
+    unit = findings.unit
+    if not runners_up and (others := [other.cost for other in findings.other_schedules if other.cost]):
+        return f"{capital(_named(min(others, key=lambda choice: choice.seconds), unit))}: the same batch under another schedule. No other batch did."
     if not runners_up:
         return "No other choice reached the target."
     if runners_up[0].tied_by is None:
