@@ -10,7 +10,7 @@ import pydantic
 from largebatch.jobs.errors import SpecError, nearest
 from largebatch.jobs.optim.by_samples.options import decay_of
 from largebatch.jobs.optim.config_base import OptimizerConfig
-from largebatch.jobs.plan.make import TrainingSet, resolve_global_batch_size
+from largebatch.jobs.plan.make import Facts, TrainingSet, make_plan
 from largebatch.jobs.spec.mistakes import first_mistake
 from largebatch.jobs.spec.read import RECIPES_DIR, build_spec, read_spec, set_fields
 from largebatch.jobs.spec.text import read_document
@@ -124,9 +124,9 @@ def count_runs(sweep: SweepSpec) -> int:
 def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingSet | None = None) -> int:
     """Refuse a sweep that cannot be run. Returns how many runs it has.
 
-    Args: training_set: to hold batches against; None: not known.
-    Raises: SpecError for a combination that is no spec, PlanError for a batch above the training set, SpecError for a
-        budget that cannot hold all runs.
+    Args: training_set: to make each run's plan with; None: not known.
+    Raises: SpecError for a combination that is no spec, PlanError for one that cannot be kept, such as a batch above the training set,
+        SpecError for a budget that cannot hold all runs.
     """
     sweep_groups = groups(sweep)
     for group in sweep_groups:
@@ -135,8 +135,10 @@ def refuse_impossible(sweep: SweepSpec, base: TrainSpec, training_set: TrainingS
         first = {name: values[0] for name, values in ends.items()}
         for corner in [first | {name: value} for name, values in ends.items() for value in values] or [{}]:
             spec = with_fields(base, group.fields | corner)
-            if training_set is not None:
-                resolve_global_batch_size(spec, training_set)
+            if training_set is not None:  # of any model: what only this one cannot do, its runs say
+                make_plan(
+                    spec, Facts(training_set.num_samples, has_batch_norm=False, micro_batch_size=1, tokens_per_sample=training_set.tokens_per_sample)
+                )
     searched, repeated, total = sweep.num_trials, sweep.num_repeated, count_runs(sweep)
     if sweep.budget.trials is not None and sweep.budget.trials < total:
         raise SpecError(

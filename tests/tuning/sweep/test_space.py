@@ -114,6 +114,30 @@ def test_what_cannot_be_run_is_refused_before_anything_runs(fields: dict[str, An
         refuse_impossible(sweep(**fields), with_fields(BASE, {"optimizer.name": "sgd"}))
 
 
+FOLLOWS = "batch.schedule.follows_rate.largest_factor"
+
+
+@pytest.mark.parametrize(
+    ("each", "changed", "words"),
+    [
+        (
+            {"optimizer": ["sgd", "schedule-free-sgd"]},
+            {FOLLOWS: 4, "learning_rate.decay": "cosine"},
+            "under schedule-free-sgd an average takes the place",
+        ),
+        ({"batch.global_batch_size": [16, 32]}, {FOLLOWS: 4, "learning_rate.decay": "constant"}, "decay constant leaves 1 of the peak"),
+        ({"batch.global_batch_size": [16, 719]}, {FOLLOWS: 4, "learning_rate.decay": "cosine"}, "would grow to 2876, more than the 1437 samples"),
+        ({"optimizer": ["lion", "sgd"], "batch.global_batch_size": [16]}, {"gradient.noise_norm": "optimizer"}, "sgd has no norm of its own"),
+        ({"batch.global_batch_size": [16, 9999]}, {}, "9999"),
+    ],
+    ids=str,
+)
+def test_a_plan_that_one_of_its_runs_cannot_keep_is_refused_before_any(each: dict[str, Any], changed: dict[str, Any], words: str) -> None:
+    """Those runs failed, one after the other, and the sweep ended with 0."""
+    with pytest.raises(PlanError, match=words):
+        refuse_impossible(sweep(each=each, search={"trials": 1}), with_fields(BASE, changed), TrainingSet(1437))
+
+
 def test_a_budget_that_holds_all_runs_is_taken() -> None:
     assert refuse_impossible(sweep(repeats=3, budget={"trials": 21}), BASE) == 21
 
