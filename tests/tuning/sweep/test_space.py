@@ -121,7 +121,7 @@ FOLLOWS = "batch.schedule.follows_rate.largest_factor"
     ("each", "changed", "words"),
     [
         (
-            {"optimizer": ["sgd", "schedule-free-sgd"]},
+            {"optimizer": ["sgd", "schedule-free-sgd"], "batch.global_batch_size": [16]},
             {FOLLOWS: 4, "learning_rate.decay": "cosine"},
             "under schedule-free-sgd an average takes the place",
         ),
