@@ -48,6 +48,7 @@ export function actions(job) {
 export function showJob(job, place) {
   fill(place, job);
   Object.assign(one("#reason"), { textContent: job.reason ?? "", hidden: !job.reason, className: job.state === "failed" ? "banner bad" : "note" });
+  one("#queued").hidden = job.state !== "queued";
   const isFinal = FINAL.has(job.state);
   if (isFinal && one("#pressed").textContent === STOPPING) tellPressed("");
   const show = (act, visible) => all(`[data-act="${act}"]`).forEach((button) => { button.hidden = !visible; });
