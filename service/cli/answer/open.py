@@ -27,8 +27,9 @@ def open_page(
     ],
 ) -> None:
     """Show a sweep's or a study's report, or a run's figure, in the browser; its path is printed, which is all where there is no browser."""
-    folder = max(folders, key=lambda folder: folder.stat().st_mtime if folder.exists() else 0.0)
-    page = next((folder / page for page in PAGES if (folder / page).is_file()), None)
+    pages = {folder: next((folder / page for page in PAGES if (folder / page).is_file()), None) for folder in folders}
+    folder = max(folders, key=lambda folder: (pages[folder] is not None, folder.stat().st_mtime if folder.exists() else 0.0))
+    page = pages[folder]
     if page is None:
         problem = f"{folder} {'holds neither a report nor a figure yet' if folder.is_dir() else 'is not a folder'}."
         hint = f"Make one of what has ended: largebatch report {folder} --output report" if folder.is_dir() else "Give the folder that was printed."

@@ -27,7 +27,8 @@ def test_of_several_the_newest_is_shown(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "figure.png").touch()
         os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
-    folders = [tmp_path / name for name in ("b", "c", "d")]
+    (tmp_path / "drawn by nobody").mkdir()
+    folders = [tmp_path / name for name in ("b", "c", "d", "drawn by nobody")]
     assert largebatch("open", *folders, DISPLAY="", WAYLAND_DISPLAY="", BROWSER="").stdout == f"{tmp_path / 'c' / 'figure.png'}\n"
 
 
