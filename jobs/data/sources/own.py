@@ -163,7 +163,11 @@ def _labelled(part: TensorDataset, kind: str) -> Any:
     refuse_unusual_tensor(inputs, FIELD, f"the tensor of {kind} inputs")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
         is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
-        hint = "Of one-hot labels give labels.argmax(1)." if is_one_hot else "Labels are the numbers of classes, 0, 1, ..."
+        hint = (
+            "Of one-hot labels give labels.argmax(1); shares of classes need task.soft_labels: true."
+            if is_one_hot
+            else "Labels are the numbers of classes, 0, 1, ..."
+        )
         raise DataError(FIELD, f"{kind} labels are {tuple(labels.shape)} {labels.dtype}; they must be one whole number per sample.", hint)
     return Images(inputs, labels.to(torch.int64))
 

@@ -77,9 +77,8 @@ def list_tokens(settings: Database, as_json: AsJson = False) -> None:
         return
     table = plain_table("id", "owner", "name", "scope", "project", "created", "expires", "revoked")
     for token in tokens:
-        table.add_row(
-            token.id, token.owner, token.name, token.scope, token.project, *map(_day, (token.created_at_s, token.expires_at_s, token.revoked_at_s))
-        )
+        days = _day(token.created_at_s), _day(token.expires_at_s) or "never", _day(token.revoked_at_s)
+        table.add_row(token.id, token.owner, token.name, token.scope, token.project, *days)
     output().print(table)
 
 

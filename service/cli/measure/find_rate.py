@@ -30,7 +30,7 @@ def find_rate(
     recipe: Recipe,
     overrides: Overrides = (),
     batches: Annotated[str | None, typer.Option(metavar="N,N,...", help="Global batch sizes; default the recipe's own.")] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Each short run trains on; default a tenth of the recipe's, or more.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="That each short run trains on; default a tenth of the recipe's, or more.")] = None,
     data_dir: DataDir = Path("data"),
     device: Device = "auto",
     figure: Annotated[Path | None, typer.Option(metavar="FILE", help="Write loss against rate here, .html or .png.")] = None,
