@@ -61,3 +61,11 @@ def test_bounds_of_workers_the_wrong_way_round_are_told_beside_them(service: Ser
     answer = httpx.post(f"{service.url}/runs/new", data={"recipe": "digits-lamb", "do": "start", "workers": "8:2"}, verify=NO_TLS)
     assert re.search(r'id="f-workers-error" role="alert">\S', answer.text)
     assert 'class="banner bad general"' not in answer.text
+
+
+def test_the_comparison_has_rate_steps_and_times(service: Service) -> None:
+    job_id = put_fallen(service)
+    cells = dict(re.findall(r'data-label="(Rate|Steps|Training|To target)">(.*?)</td>', page(service, f"/compare?run={job_id}")))
+    assert cells.keys() == {"Rate", "Steps", "Training", "To target"}
+    job = httpx.get(f"{service.url}/v1/runs/{job_id}", verify=NO_TLS).json()
+    assert (cells["Rate"], cells["Steps"]) == (f"{job['learning_rate']:g}", "3")
