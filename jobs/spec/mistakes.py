@@ -75,7 +75,9 @@ def first_mistake(error: pydantic.ValidationError, root: type[Spec], document: A
     for mistake in in_order:
         told = _not_read(mistake, unread, root, document) if mistake in unread else _told(mistake, found, root, document)
         by_field.setdefault(told.field, told)
-    first, *first.others = by_field.values()
+    first, *others = by_field.values()
+    # Beside what is wrong inside of a part stands what another branch of the same union would have it be.
+    first.others = [other for other in others if not any(field.startswith(f"{other.field}.") for field in by_field)]
     return first
 
 

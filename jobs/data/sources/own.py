@@ -90,7 +90,8 @@ def _without_classes(name: str, given: Any, by_kind: dict[str, Any], *, are_weig
     if (num_classes := _num_classes_of(given, 3 if are_weighted else 2)) is not None:
         for_model = {"num_outputs": num_classes, "num_classes": num_classes, **for_model}
     _, shape, dtype = forms[0][-2 if are_weighted else -1]
-    if "num_outputs" not in for_model and len(forms[0]) > 1 and dtype.is_floating_point:
+    num_parts = len({path.partition(".")[0] for path, _, _ in forms[0]})
+    if "num_outputs" not in for_model and num_parts == (3 if are_weighted else 2) and dtype.is_floating_point:  # of more, which is the target?
         for_model["num_outputs"] = max(math.prod(shape), 1)
     train, test, held_out = by_kind["training"], by_kind["test"], by_kind.get("validation")
     shape, dtype = forms[0][0][1:]

@@ -22,7 +22,14 @@ from largebatch.jobs.errors import DataError, SpecError
 from largebatch.jobs.samples.dataset import Dataset, Images
 from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.spec.model_and_data import DatasetSpec
-from largebatch.jobs.tasks.registry import ClassificationConfig, LanguageModellingConfig, MaskedLanguageModellingConfig, MultiLabelConfig, TaskConfig
+from largebatch.jobs.tasks.registry import (
+    ClassificationConfig,
+    LanguageModellingConfig,
+    MaskedLanguageModellingConfig,
+    MultiLabelConfig,
+    OwnTaskConfig,
+    TaskConfig,
+)
 
 NUM_SAMPLES, NUM_CLASSES = 40, 3
 INPUTS = torch.randn(NUM_SAMPLES, 4, generator=torch.Generator().manual_seed(0))
@@ -412,6 +419,15 @@ def test_tensors_with_weights_tell_their_classes_as_those_without(takes: Callabl
     weighted = takes(TensorDataset(INPUTS, LABELS, torch.rand(NUM_SAMPLES)))
     dataset = load(monkeypatch, (weighted, weighted), ClassificationConfig(sample_weights=True))
     assert dataset.for_model["num_outputs"] == dataset.for_model["num_classes"] == NUM_CLASSES
+
+
+def test_of_three_tensors_of_an_own_task_nobody_knows_which_is_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights, which came last, gave a model one output for two targets, and the loss broadcast them."""
+    own = OwnTaskConfig(entry_point="mine:task")
+    targets = torch.rand(NUM_SAMPLES, 2)
+    three, two = TensorDataset(INPUTS, targets, torch.rand(NUM_SAMPLES)), TensorDataset(INPUTS, targets)
+    assert "num_outputs" not in load(monkeypatch, (three, three), own).for_model
+    assert load(monkeypatch, (two, two), own).for_model["num_outputs"] == 2
 
 
 def test_soft_labels_with_weights_tell_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,3 +69,14 @@ def test_the_comparison_has_rate_steps_and_times(service: Service) -> None:
     assert cells.keys() == {"Rate", "Steps", "Training", "To target"}
     job = httpx.get(f"{service.url}/v1/runs/{job_id}", verify=NO_TLS).json()
     assert (cells["Rate"], cells["Steps"]) == (f"{job['learning_rate']:g}", "3")
+
+
+def test_a_wrong_end_of_a_range_is_not_told_to_be_a_list(service: Service) -> None:
+    """Which the other kind of a space is."""
+    typed = {"recipe": "digits-small-batch", "each.batch.global_batch_size": "32, 64", "low": "x", "high": "y", "do": "start"}
+    answer = httpx.get(f"{service.url}/sweeps/new", headers={"Accept": "text/html"}, verify=NO_TLS)
+    names = re.findall(r'<input id="f-[\w-]+" name="([^"]+)"', answer.text)
+    low, high = (next(name for name in names if name.endswith(end)) for end in ("low", "high"))
+    answer = httpx.post(f"{service.url}/sweeps/new", data={**typed, low: "x", high: "y"}, verify=NO_TLS)
+    told = re.findall(r'<p class="error" id="f-[\w-]+-error" role="alert">(.*?)</p>', answer.text)
+    assert [words.partition(".")[0].strip() for words in told] == ["must be a number, not &#34;x&#34;", "must be a number, not &#34;y&#34;"]
