@@ -38,7 +38,7 @@ def start_from(model: nn.Module, weights: Mapping[str, Any], given: str) -> str:
     """
     own = model.state_dict()
     taken = {name: value for name, value in weights.items() if name in own}
-    _refuse_unlike(own, taken, given)
+    _refuse_unlike(own, taken, given, {name for name, _ in model.named_parameters(remove_duplicate=False)})
     if not taken:
         raise SpecError("model.weights", f"nothing in {given} bears a name of this model's.", _why_nothing_fits(weights, own))
     try:
@@ -71,8 +71,11 @@ def _prefix(longer: Iterable[str], shorter: Collection[str]) -> str:
     return found.most_common(1)[0][0] if found else ""
 
 
-def _refuse_unlike(own: Mapping[str, Any], taken: Mapping[str, Any], given: str) -> None:
-    """Raise SpecError for a tensor of a file that the model could only take as another: of another shape or kind, or two for one."""
+def _refuse_unlike(own: Mapping[str, Any], taken: Mapping[str, Any], given: str, params: Collection[str]) -> None:
+    """Raise SpecError for a tensor of a file that the model could only take as another: of another shape or kind, two for one, or no numbers.
+
+    Args: params: names of the parameters; a buffer may be infinite, as masks are.
+    """
     tensors = {name: value for name, value in taken.items() if isinstance(value, Tensor) and isinstance(own[name], Tensor)}
     tied: dict[Any, str] = {}
     for name, value in tensors.items():
@@ -84,9 +87,11 @@ def _refuse_unlike(own: Mapping[str, Any], taken: Mapping[str, Any], given: str)
         if own[name].is_floating_point() and not value.is_floating_point():
             problem = f"{name} is {dtype_name(value)} in {given} and {dtype_name(own[name])} in the model."
             raise SpecError("model.weights", problem, "Convert it: numbers that were made whole, or complex, are not those of the weights.")
-        if bool(value.isnan().any()):
+        if bool(value.isnan().any()) or (name in params and bool(value.isinf().any())):
             raise SpecError(
-                "model.weights", f"{name} holds NaN in {given}.", "Give the weights of a run that has not diverged, such as its best checkpoint's."
+                "model.weights",
+                f"{name} holds NaN or infinity in {given}.",
+                "Give the weights of a run that has not diverged, such as its best checkpoint's.",
             )
         first = tied.setdefault(place(own[name]), name)
         if not torch.equal(value.to(own[name].dtype), tensors[first].to(own[name].dtype)):

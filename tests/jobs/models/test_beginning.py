@@ -234,14 +234,15 @@ def test_a_tied_weight_is_not_two_in_the_file(tmp_path: Path) -> None:
         job_of(tmp_path, entry_point="own_code:tied", weights="w.pt")
 
 
-def test_weights_of_a_run_that_diverged_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_weights_of_a_run_that_diverged_are_refused(number: float, tmp_path: Path) -> None:
     """They were said to be two numbers for one parameter: NaN is not equal to itself."""
     weights = other_weights()
     name = next(name for name, value in weights.items() if value.is_floating_point())
     weights[name] = weights[name].clone()
-    weights[name].view(-1)[-1] = torch.nan
+    weights[name].view(-1)[-1] = number
     torch.save(weights, tmp_path / "w.pt")
-    with pytest.raises(SpecError, match=rf"model.weights: {name} holds NaN in w\.pt\. Give the weights of a run that has not diverged"):
+    with pytest.raises(SpecError, match=rf"model.weights: {name} holds NaN or infinity in w\.pt\. Give the weights of a run that has not diverged"):
         job_of(tmp_path, weights="w.pt")
 
 
