@@ -133,7 +133,8 @@ def run_job(
                 outcome = Outcome.DIVERGED
                 tracker.notice(f"Diverged: {error.problem} {error.hint}")
             core_wait_fraction, stopped_s = core_wait.longest(job.ranks), standstill.longest(job.ranks)
-            for words in (core_waits.in_words(core_wait_fraction), standstills.in_words(stopped_s, state.clock.training_s)):
+            is_short = state.clock.training_s + state.clock.evaluation_s < core_waits.SHORTEST_S  # its summary tells answers alone
+            for words in (None if is_short else core_waits.in_words(core_wait_fraction), standstills.in_words(stopped_s, state.clock.training_s)):
                 if words is not None:
                     tracker.notice(words)
             listener.on_ending()
