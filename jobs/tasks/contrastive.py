@@ -22,7 +22,7 @@ from largebatch.jobs.tasks.metric import Metric
 from largebatch.jobs.tasks.nearest_neighbours import Labelled, knn_accuracy
 from largebatch.jobs.tasks.views import SimCLRViews
 
-BLOCK = 256
+BLOCK = 128
 """Rows of the matrix of similarities that are held at once."""
 KEY_BYTES = 4096
 """Of a sample, how many are looked at together for its key."""

@@ -114,7 +114,7 @@ def _objective(share: Share, precision: str, measures: bool) -> Objective:
     forward = in_precision(state.forward, precision, state.ranks.device)
     objective = None
     if isinstance(state.task, CoupledTask) and not share.is_whole_batch:
-        objective = embedding_objective(state.task, share, forward, keeps_only=not measures)
+        objective = embedding_objective(state.task, share, forward, keeps_first=not measures)
     return objective or SummedLoss(state.task, forward, share.total_weight, state.ranks.device)
 
 

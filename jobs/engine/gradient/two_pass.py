@@ -6,9 +6,9 @@ GradCache (Gao et al., arXiv:2101.06983). With e_i = f(x_i) the embeddings of al
 
 so a first pass without a gradient finds all e_i, the loss gives dL/de_i, and a second pass of each micro-batch has the objective
 sum_i <dL/de_i, e_i>, whose gradient is the one of the whole batch. Dropout and draws of the second pass are the first's, since they belong
-to samples and micro-batches; running statistics are put back after the first, and so move once. A rank's only micro-batch keeps its graph for the
-second, so that it is passed once; the first of several is not kept, for its activations would lie beside the similarities. A batch that one process
-takes as one micro-batch needs none of it: its loss is the whole batch's.
+to samples and micro-batches; running statistics are put back after the first, and so move once. A rank's first micro-batch comes last in the first
+pass and keeps its graph for the second, which begins with it, so that it is passed once: of k micro-batches 2k - 1 passes are made, and no more
+than one's activations are ever held. A batch that one process takes as one micro-batch needs none of it: its loss is the whole batch's.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,27 +25,32 @@ from largebatch.jobs.samples.trees import Tree
 from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 
 
-def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., Any], keeps_only: bool) -> "EmbeddingObjective | None":
+def embedding_objective(task: CoupledTask, share: Share, forward: Callable[..., Any], keeps_first: bool) -> "EmbeddingObjective | None":
     """The first pass, and the loss; every rank takes part.
 
-    Args: keeps_only: whether a rank's only micro-batch is passed once; where more than the gradient is taken from its pass, it is passed again.
+    Args: keeps_first: whether a rank's first micro-batch is passed once; where more than the gradient is taken from its pass, it is passed again.
     Returns: None where something went wrong on any rank, which the share of one notes.
     """
-    own = list[Embeddings]()
-    keeps = keeps_only and len(share.micro_batches) == 1
-    with share.noting(), torch.set_grad_enabled(keeps):
-        for micro_batch in share.micro_batches if share.is_sound else ():
-            batch = share.read(micro_batch) if keeps else share.read_for_two_passes(micro_batch)
-            with share.passing(micro_batch):
-                own.append(task.embed(forward, batch))
-                share.state.buffers.forward_pass.end()
-    if not (keeps and share.is_sound):
-        share.state.buffers.put_back()  # statistics move by the second pass
-        share.state.buffers.begin_step()
+    own, buffers = list[Embeddings](), share.state.buffers
+    kept = share.micro_batches[:1] if keeps_first else []
+
+    def embed(micro_batch: Slice, batch: Tree) -> Embeddings:
+        with share.passing(micro_batch):
+            embeddings = task.embed(forward, batch)
+            buffers.forward_pass.end()
+        return embeddings
+
+    with share.noting():
+        batches = [share.read(micro_batch) for micro_batch in kept if share.is_sound]  # samples are read in their order
+        with torch.no_grad():
+            own += [embed(micro_batch, share.read_for_two_passes(micro_batch)) for micro_batch in share.micro_batches[len(kept) :] if share.is_sound]
+        buffers.put_back()  # statistics move by the second pass
+        buffers.begin_step()
+        own[:0] = [embed(micro_batch, batch) for micro_batch, batch in zip(kept, batches, strict=False)]
     objective = None
     if not share.state.ranks.sum_numbers(float(not share.is_sound))[0]:
         with share.noting():
-            objective = EmbeddingObjective(task, forward, share.state.ranks, share.step, own, keeps)
+            objective = EmbeddingObjective(task, forward, share.state.ranks, share.step, own, keeps_first)
     return objective
 
 
@@ -54,13 +59,13 @@ class EmbeddingObjective:
 
     Args:
         own: this rank's embeddings, of its micro-batches in order; none where it has no samples.
-        keeps: whether they are one micro-batch's with their graph, which is not passed again.
+        keeps_first: whether the first micro-batch's have their graph, and it is not passed again.
     """
 
     def __init__(self, task: CoupledTask, forward: Callable[..., Any], ranks: Ranks, step: StepPlan, own: Sequence[Embeddings],
-                 keeps: bool) -> None:  # fmt: skip
+                 keeps_first: bool) -> None:  # fmt: skip
         self._task, self._forward, self._num_samples = task, forward, step.samples.size
-        self._kept = own[0] if keeps else None
+        self._kept = own[0] if keeps_first and own else None
         share = step.share(ranks.rank)
         start = share.start - step.samples.start
         detached = [Embeddings(*(tensor.detach() for tensor in each)) for each in own]
@@ -80,7 +85,8 @@ class EmbeddingObjective:
 
     def of_passed(self, micro_batch: Slice) -> Tensor | None:
         """See `Objective`."""
-        return None if self._kept is None else self._beginning(self._kept, micro_batch)
+        kept, self._kept = self._kept, None
+        return None if kept is None else self._beginning(kept, micro_batch)
 
     def _beginning(self, embeddings: Embeddings, micro_batch: Slice) -> Tensor:
         """Scale and bias, which all samples share, get their gradient in parts as large as the micro-batches."""
