@@ -217,11 +217,11 @@ def main() -> None:
         table += [_pairs(towers, 256, 32, 32, given, is_floor=True)]
     table += [_memory(1024, 64, 32)]
     notes = [
-        "Speed: *ours*: weigh, read, backward, gradient norm, AdamW; *other side*: one pass of the whole batch in plain torch and its fused AdamW.",
+        "Speed: *ours*: weigh, read, backward, gradient norm, AdamW; *other side*: one pass of the whole batch in plain torch and its fused AdamW. "
         "Against losses of these: plain torch adds up the gradients of a loss of each micro-batch alone: the same passes, but another loss.",
         "The language model is `transformer` with width 128 and 4 blocks. Recipe's towers: clip-tiny's, on 32 x 32 images and 8 words; "
         "convolutions: two in each tower, both on 32 x 32 images.",
-        "256 pairs in one micro-batch take one pass; all others are embedded twice, which alone costs what plain torch's passes say.",
+        "256 pairs in one micro-batch take one pass; of k micro-batches all but the first are embedded twice.",
         "Memory: the most that torch allocates within one step, by its profiler: a micro-batch's activations, embeddings, a block of similarities.",
     ]
     publish("Tasks: what exact batches cost", table, notes, given)
