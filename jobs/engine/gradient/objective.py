@@ -21,7 +21,7 @@ class Objective(Protocol):
         """Pass a micro-batch forward; returns what its backward pass begins from, 0-d."""
 
     def of_passed(self, micro_batch: Slice) -> Tensor | None:
-        """The same of a micro-batch that was passed forward before, and was the last that was; asked once of each in order; None where it was not."""
+        """The same of a micro-batch that was passed forward before, the last that was; asked of each in order; None where it was not."""
 
 
 class SummedLoss:

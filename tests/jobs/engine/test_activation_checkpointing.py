@@ -46,9 +46,16 @@ CASES: dict[str, dict[str, Any]] = {
         "model": {"entry_point": "own_tasks:Towers"},
         "batch": {"global_batch_size": 16, "micro_batch_size": 5},
     },
+    "two passes, dropout and norms": {
+        "task": {"name": "contrastive"},
+        "dataset": {"entry_point": "own_tasks:views"},
+        "model": {"entry_point": "own_code:towers"},
+        "gradient": {"noise_every_steps": 0},
+        **SPLIT,
+    },
     "a person's own, norms that run twice": {"dataset": VECTORS, "model": {"entry_point": "own_code:siamese"}, **SPLIT},
 }
-PATTERNS = {"two passes": ["first", "second"], "a person's own, norms that run twice": ["part"]}
+PATTERNS = {"two passes": ["first", "second"], "two passes, dropout and norms": ["first", "second"], "a person's own, norms that run twice": ["part"]}
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +70,11 @@ def twice(model: Any, inputs: Tensor) -> Tensor:
 def siamese(num_classes: int) -> nn.Module:
     part = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.GELU(), nn.Dropout(0.4))
     return Net(twice, part=part, head=nn.Linear(6, num_classes))
+
+
+def towers() -> nn.Module:
+    sides = {side: nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Dropout(0.4), nn.Linear(16, 4)) for side in ("first", "second")}
+    return Net(lambda model, first, second: (model.first(first), model.second(second)), **sides)
 
 
 def again(case: dict[str, Any], chosen: Any = True) -> dict[str, Any]:
