@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from largebatch.jobs.run.records import EARLIER_NAMES
+from largebatch.jobs.run.records import by_todays_names
 
 
 class Kind(StrEnum):
@@ -167,8 +167,4 @@ class Job(JobFacts):
     summary: dict[str, Any] | None = None
     """The run's summary, once it ended by itself."""
 
-    @field_validator("summary", mode="before")
-    @classmethod
-    def _named_anew(cls, summary: Any) -> Any:
-        """Summaries of versions that knew classification alone."""
-        return {EARLIER_NAMES.get(name, name): value for name, value in summary.items()} if isinstance(summary, dict) else summary
+    _named_anew = field_validator("summary", mode="before")(by_todays_names)

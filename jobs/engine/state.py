@@ -20,20 +20,12 @@ from largebatch.jobs.optim.averaging.schedule_free import EvaluatedAverage
 from largebatch.jobs.optim.averaging.weight_average import WeightAverage
 from largebatch.jobs.optim.saved_state import load_optimizer, parameter_names, refuse_other_precision
 from largebatch.jobs.plan.step_plan import Position
+from largebatch.jobs.run.records import by_todays_names
 from largebatch.jobs.tasks.base import Task
 from largebatch.jobs.tasks.metric import Metric
 
 EVALUATION_BATCH = 1024
 """Samples that evaluation passes forward at once, where memory allows: beyond this it gets no faster."""
-
-
-EARLIER_NAMES = {
-    "steps_to_accuracy": "steps_to_target",
-    "time_to_accuracy_s": "time_to_target_s",
-    "test_accuracy": "score",
-    "best_test_accuracy": "best_score",
-}
-"""What progress was called in checkpoints of versions that knew classification alone."""
 
 
 MAPPINGS = {"model": (), "optimizer": ("state", "param_groups"), "progress": (), "noise": (), "gain": ()}
@@ -156,7 +148,7 @@ class TrainState:
 
 def saved_progress(saved: dict[str, Any]) -> Progress:
     """The progress of a saved state, also of one by an earlier version."""
-    return Progress(**{EARLIER_NAMES.get(name, name): value for name, value in saved["progress"].items()})
+    return Progress(**by_todays_names(saved["progress"]))
 
 
 def malformed(saved: Any) -> str:

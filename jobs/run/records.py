@@ -174,6 +174,23 @@ class NoticeRecord(Record):
     text: str
 
 
+EARLIER_NAMES = {
+    "target_accuracy": "target",
+    "time_to_accuracy_s": "time_to_target_s",
+    "time_to_accuracy_seconds": "time_to_target_seconds",
+    "steps_to_accuracy": "steps_to_target",
+    "test_accuracy": "score",
+    "best_test_accuracy": "best_score",
+    "train_accuracy": "train_score",
+}
+"""What fields of a summary, and of the progress in a checkpoint, were called in versions that knew classification alone."""
+
+
+def by_todays_names(fields: Any) -> Any:
+    """A summary or progress, of whichever version; what is not a mapping stays as it is."""
+    return {EARLIER_NAMES.get(name, name): value for name, value in fields.items()} if isinstance(fields, dict) else fields
+
+
 class RunSummary(Record):
     """The end of a run; `largebatch train --json` prints it."""
 
@@ -235,24 +252,7 @@ class RunSummary(Record):
     run_dir: str
     mlflow_run_id: str | None
 
-    @model_validator(mode="before")
-    @classmethod
-    def _of_an_earlier_version(cls, fields: Any) -> Any:
-        """Summaries of versions that knew classification alone."""
-        if isinstance(fields, dict):
-            return {EARLIER_NAMES.get(name, name): value for name, value in fields.items()}
-        return fields
-
-
-EARLIER_NAMES = {
-    "target_accuracy": "target",
-    "time_to_accuracy_seconds": "time_to_target_seconds",
-    "steps_to_accuracy": "steps_to_target",
-    "test_accuracy": "score",
-    "best_test_accuracy": "best_score",
-    "train_accuracy": "train_score",
-}
-"""What fields of a summary were called in versions that knew classification alone."""
+    _of_an_earlier_version = model_validator(mode="before")(by_todays_names)
 
 
 class EndRecord(Record):
