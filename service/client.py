@@ -5,8 +5,9 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import httpx
 from httpx_sse import EventSource
@@ -58,7 +59,7 @@ def configured(server: str | None, token: str | None) -> tuple[str, str | None]:
     return server, token or config.get("token")
 
 
-class Client:
+class Client(AbstractContextManager["Client"]):
     """One service. A context manager. Raises: RemoteError for refusals, FaultError if it does not answer.
 
     Args: tries: how often each request is sent while the network or the service is away; submits carry a key, and all else may be repeated.
@@ -74,9 +75,6 @@ class Client:
             wait=wait_exponential(multiplier=0.25, max=LONGEST_PAUSE_S),
             retry_error_callback=lambda last: last.outcome and last.outcome.result(),
         )
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._http.close()

@@ -5,8 +5,8 @@ of a second instead of an interpreter, torch and a Ray (docs/decisions/053). Whe
 """
 
 import time
+from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
-from typing import Self
 
 from largebatch.jobs.run.leashed_process import LeashedProcess
 from largebatch.jobs.spec.train_spec import TrainSpec
@@ -18,7 +18,7 @@ PATIENCE_S = 5.0
 """How long a process that is let go of may take to end."""
 
 
-class WarmProcesses:
+class WarmProcesses(AbstractContextManager["WarmProcesses"]):
     """See `Processes`. A context manager: with it they end, and so do their children, which read the leash too."""
 
     def __init__(self) -> None:
@@ -26,9 +26,6 @@ class WarmProcesses:
         self._all: set[LeashedProcess] = set()
         self._starting: set[LeashedProcess] = set()
         self._free: list[LeashedProcess] = []
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for process in [*self._all]:
