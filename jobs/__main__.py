@@ -10,12 +10,13 @@ if __name__ == "__main__" and not sys.flags.safe_path:
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from largebatch.jobs.errors import LargebatchError
+from largebatch.jobs.errors import InputError, LargebatchError
 from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.launch.options import Parameter, TrainOptions, parameters
@@ -31,15 +32,25 @@ READS: dict[Any, Callable[[str], Any]] = {int: int, float | None: float, Path: P
 """What makes a value of a type of its text; all else is text."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers what it cannot read in one sentence, without the usage of all options."""
+
+    def error(self, message: str) -> NoReturn:
+        """See `ArgumentParser`. Raises: InputError."""
+        named = re.fullmatch(r"argument ([^:]+): (.*)", message, re.DOTALL)
+        field, problem = (named[1].rpartition("/")[2], named[2]) if named else ("", message)
+        raise InputError(field, f"{problem.rstrip('.')}.", f"`{PROGRAM} --help` says what it takes.")
+
+
 def read_arguments(arguments: Sequence[str] | None) -> TrainOptions:
-    """The options in a command's arguments; None: in this process's own. Raises: InputError; SystemExit (2) for a command line that is none."""
-    parser = argparse.ArgumentParser(PROGRAM, description=__doc__, epilog=f"Example: {PROGRAM} digits-lamb --set stop.epochs=10")
+    """The options in a command's arguments; None: in this process's own. Raises: InputError."""
+    parser = _Parser(PROGRAM, description=__doc__, epilog=f"Example: {PROGRAM} digits-lamb --set stop.epochs=10")
     for parameter in parameters(TrainOptions):
         _add(parser, parameter)
     values = vars(parser.parse_args(arguments))
     for parameter in parameters(TrainOptions):
         if (least := parameter.option.minimum) is not None and values[parameter.name] < least:
-            parser.error(f"{parameter.flag}: {values[parameter.name]} is below {least}")
+            raise InputError(parameter.flag, f"{values[parameter.name]} is below {least}.")
     return TrainOptions.read(**values)
 
 

@@ -36,6 +36,7 @@ GATES = {
     "service/api/analysis.py": "the analysis worker: each question imports what it needs, the first plan neither Ray nor plotly",
     "service/api/dependencies.py": "a service without a cluster does not wait for Ray",
     "service/cli/main.py": "the command line: what words an error imports what runs need",
+    "service/cli/usage.py": "the same",
     "service/cli/commands/": "the command line: help and what is refused do not wait for torch",
 }
 """The files and folders whose functions may import of ours, and why; CONTRIBUTING names them."""

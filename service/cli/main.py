@@ -14,6 +14,7 @@ from largebatch.jobs.garbage_collection import collect_seldom
 from largebatch.jobs.launch.openmp_threads import spin_briefly
 from largebatch.jobs.streams import drop_what_nobody_reads
 from largebatch.service.cli.completion import argument_alone, needs_no_module
+from largebatch.service.cli.usage import is_of_usage, refusal
 
 COMMANDS = {
     "init": ("commands.init", "Write a recipe, a model, data and a test that run as they stand, to be filled with your own."),
@@ -79,6 +80,15 @@ class ImportedWhenCalled(TyperGroup):
             command = get_group(module.app).commands[name]
         return name, command, rest
 
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """See `TyperGroup`, which answers options that it does not have with a box."""
+        try:
+            return super().make_context(*arguments, **settings)
+        except Exception as error:
+            if is_of_usage(error):
+                raise refusal(error) from None
+            raise
+
     def invoke(self, ctx: Any) -> Any:
         """See `TyperGroup`, which ends at an interrupt without a word."""
         try:
@@ -86,21 +96,10 @@ class ImportedWhenCalled(TyperGroup):
         except KeyboardInterrupt as interrupt:
             print("Interrupted.", file=sys.stderr)
             raise typer.Exit(130) from interrupt
-        except Exception as error:  # typer exports no name of the one for an unknown option
-            _name_the_field(error)
+        except Exception as error:
+            if is_of_usage(error):
+                raise refusal(error) from None
             raise
-
-
-def _name_the_field(error: Any) -> None:
-    """Add `--set FIELD=VALUE` to the options that an error proposes, where a recipe's field was given as an option of its own."""
-    unknown, command = getattr(error, "option_name", None), getattr(getattr(error, "ctx", None), "command", None)
-    if unknown is None or all("--set" not in option.opts for option in getattr(command, "params", ())):
-        return
-    from largebatch.jobs.spec.mistakes import field_called  # with all of a recipe's fields, too slow for help
-
-    if field := field_called(unknown.lstrip("-").replace("-", "_")):
-        others = [option for option in error.possibilities or [] if option not in {"--help", "--set"}]
-        error.possibilities = [f"--set {field}" if "=" in field else f"--set {field}=VALUE", *others]
 
 
 app = typer.Typer(
@@ -137,7 +136,7 @@ def run() -> None:
     spin_briefly()
     drop_what_nobody_reads()
     try:
-        app()
+        app(prog_name="largebatch")  # also where a module or a test is what was called: hints hold what can be typed
     except LargebatchError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from largebatch.jobs.__main__ import main as engine
 from largebatch.jobs.__main__ import read_arguments
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.launch.options import TrainOptions, Workers, read_workers, split_uri
@@ -128,10 +129,23 @@ def test_what_cannot_be_read_is_refused_in_the_same_words(door: Any, words: list
         door(words)
 
 
-def test_numbers_have_their_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
+def test_numbers_have_their_bounds() -> None:
+    with pytest.raises(InputError, match="--max-failures: -1 is below 0"):
         read_arguments(["--max-failures", "-1"])
-    assert "--max-failures: -1 is below 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--max-failures", "few"], "--max-failures: invalid int value: 'few'."),
+        (["--workers"], "--workers: expected one argument."),
+        (["--xyzzy"], "unrecognized arguments: --xyzzy."),
+    ],
+)
+def test_a_command_line_that_is_none_ends_in_one_sentence(words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert engine(words) == 2
+    told = f"InputError: {sentence} `python -m largebatch.jobs --help` says what it takes.\n"
+    assert capsys.readouterr() == ("", told)
 
 
 def test_a_run_that_an_id_has_begun_goes_on(tmp_path: Path) -> None:

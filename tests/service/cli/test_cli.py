@@ -317,26 +317,6 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "proposed"),
-    [
-        ("train small.json --epocs 3", "--set stop.epochs=VALUE"),
-        ("plan small.json --batch-size 64", "--set batch.global_batch_size=VALUE"),
-        ("study small.json --optimizer lamb", "--optimizers, --set optimizer.name=VALUE"),
-        ("train small.json --seed 3", "(Possible options: --set seed=VALUE)"),
-        ("train small.json --amp", "--set precision=bfloat16"),
-        ("remote submit small.json --lr 0.1", "--set learning_rate.base=VALUE"),
-    ],
-)
-def test_a_field_that_is_given_as_an_option_is_named(arguments: str, proposed: str) -> None:
-    """Commands that take no recipe, and words that are no field, propose none."""
-    outcome = largebatch(*arguments.split())
-    assert outcome.exit_code == 2
-    assert proposed in " ".join(outcome.stderr.replace("\u2502", " ").split())
-    assert "--set" not in largebatch("train", "small.json", "--xyzzy").stderr
-    assert "--set" not in largebatch("advise", "--lr").stderr
-
-
 @pytest.mark.parametrize("command", [*COMMANDS, "remote submit", "remote edit", "jobs list", "token create", "db upgrade"])
 def test_help_cuts_no_option_short(command: str) -> None:
     """On a terminal of eighty characters, where names that are cut cannot be typed."""
