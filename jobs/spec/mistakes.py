@@ -91,6 +91,8 @@ def _told(mistake: Any, found: Sequence[Any], root: type[Spec], document: Any) -
         return SpecError(field, "is missing.", _doc(path, root, document))
     if mistake["type"] == "value_error":
         problem = str(mistake["ctx"]["error"])
+        if named := re.match(r"([a-z_]+(?:\.[a-z_]+)*): ", problem):  # a check of several fields says of which it is
+            field, problem = ".".join([*path, named[1]]), problem[named.end() :]
         return SpecError(field or "spec", problem if problem.endswith((".", "?")) else f"{problem}.")
     same_field = [other for other in found if _followed(other["loc"], root)[0] == path]
     wanted = " or ".join(dict.fromkeys(_wanted(other) for other in same_field))

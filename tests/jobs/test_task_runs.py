@@ -273,6 +273,7 @@ class TestRefused:
         [
             ({"task": {"entry_point": f"{OWN}:Mean"}}, "task: its loss is a mean over the samples"),
             ({"task": {"entry_point": f"{OWN}:Vector"}}, r"task: its loss is \(8,\) float32; it must be one floating-point number"),
+            ({"task": {"entry_point": f"{OWN}:Detached"}}, "task: its loss has no gradient in training, though what the model gives has one"),
             ({"task": {"entry_point": f"{OWN}:Compare"}}, "must return a largebatch.Task"),
             ({"task": {"entry_point": f"{OWN}:Focal", "arguments": {"gama": 1}}}, "does not take these arguments"),
             ({"task": {"name": "regresion"}}, "Did you mean regression"),
@@ -435,10 +436,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("parts", "words"),
         [
-            ({"reduction": {"local_steps": 2}}, "reduction.local_steps: each worker would compare its own samples alone"),
+            ({"reduction": {"local_steps": 2}}, "^reduction.local_steps: each worker would compare its own samples alone"),
             (
                 {"learning_rate": {"base": 0.1, "base_global_batch_size": 10, "scaling": "adascale"}},
-                "learning_rate.scaling: adascale measures the variance between parts",
+                "^learning_rate.scaling: adascale measures the variance between parts",
             ),
         ],
     )

@@ -187,12 +187,13 @@ class Passes:
     def _forward(self, batch: Tree, mode: str) -> tuple[Tensor, Tensor]:
         """(The task's number, all that the model gave for the samples)."""
         given: list[Tensor] = []
-        num_calls = 0
+        num_calls, has_gradient = 0, False
 
         def recorded(*inputs: Any, **named: Any) -> Any:
-            nonlocal num_calls
+            nonlocal num_calls, has_gradient
             num_calls += 1
             output = self.model(*inputs, **named)
+            has_gradient |= any(tensor.requires_grad for tensor in tensors_of(output))
             self.task.refuse_output(output, batch, mode)
             given.extend(_thinned(tensor.detach().reshape(size, -1)) for tensor in tensors_of(output) if tensor.shape[:1] == (size,))
             return output
@@ -203,6 +204,12 @@ class Passes:
         with self._refusing_own_backward():
             probe = self.task.probe(in_precision(recorded, self.spec.precision, self.device), copied)
         refuse_no_sum(probe)
+        if has_gradient and not probe.requires_grad:
+            raise PlanError(
+                "task",
+                f"its loss has no gradient in {mode}, though what the model gives has one.",
+                "Leave out torch.no_grad(), .detach(), .item() and .numpy() on its way; argmax and comparisons have no gradient.",
+            )
         if not num_calls:
             raise PlanError(
                 "task",
@@ -239,7 +246,7 @@ def _thinned(rows: Tensor) -> Tensor:
 
 
 def refuse_no_sum(loss: Any) -> None:
-    """Raise PlanError for a loss that is no single number, or has no gradient to follow."""
+    """Raise PlanError for a loss that is no single number."""
     if isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point():
         return
     form = f"{tuple(loss.shape)} {dtype_name(loss)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
