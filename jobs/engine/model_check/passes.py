@@ -204,7 +204,7 @@ class Passes:
         with self._refusing_own_backward():
             probe = self.task.probe(in_precision(recorded, self.spec.precision, self.device), copied)
         refuse_no_sum(probe)
-        if has_gradient and not probe.requires_grad:
+        if mode == "training" and torch.is_grad_enabled() and has_gradient and not probe.requires_grad:
             raise PlanError(
                 "task",
                 f"its loss has no gradient in {mode}, though what the model gives has one.",
