@@ -4,7 +4,7 @@ Its noise and its samples to the target are what the study's prediction stands o
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,9 +24,9 @@ from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.collect import collect
 from largebatch.tuning.results.run_folders import has_result
 from largebatch.tuning.results.run_result import RunResult
-from largebatch.tuning.study.bounds import AHEAD, advised_by_part, num_steps
+from largebatch.tuning.study.bounds import advised_by_part, num_steps
 from largebatch.tuning.study.options import StudyOptions
-from largebatch.tuning.study.sizing import in_minutes
+from largebatch.tuning.study.sizing import AHEAD, in_minutes
 from largebatch.tuning.sweep.space import with_fields
 
 NUM_ESTIMATES = 200
@@ -48,10 +48,12 @@ def train_kept(job: Prepared, run_dir: Path, on_fraction: Callable[[float, str],
         run_job(job, run_dir, Listener(on_record=show), resumes=bool(list_checkpoints(run_dir / run_folder.CHECKPOINTS)))
 
 
-def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, device: torch.device, longest_s: float) -> RunResult:
+def run_reference(
+    spec: TrainSpec, profile: Profile, optimizers: Sequence[Profile], options: StudyOptions, device: torch.device, longest_s: float
+) -> RunResult:
     """The run, trained unless it is there.
 
-    Args: longest_s: training seconds after which the budget holds no sweep.
+    Args: optimizers: the profile under each that is compared; longest_s: training seconds after which the budget holds no sweep.
     Raises: InputError if it is not over then, or when its share of the budget is spent.
     """
     run_dir, limit_s = options.folder / REFERENCE, spec.stop.max_seconds or math.inf
@@ -66,13 +68,15 @@ def run_reference(spec: TrainSpec, profile: Profile, options: StudyOptions, devi
     (run,) = collect([run_dir])
     if run.summary.outcome is Outcome.MISSED and share_s <= run.summary.training_seconds < limit_s:
         (run_dir / run_folder.SUMMARY).unlink()  # with more time it goes on from its checkpoint
-        raise _too_short(spec, profile, run, options, share_s)
+        raise _too_short(spec, profile, run, optimizers, options, share_s)
     return run
 
 
-def _too_short(spec: TrainSpec, profile: Profile, part: RunResult, options: StudyOptions, share_s: float) -> InputError:
+def _too_short(
+    spec: TrainSpec, profile: Profile, part: RunResult, optimizers: Sequence[Profile], options: StudyOptions, share_s: float
+) -> InputError:
     """The budget does not hold one run of the recipe. Args: part: of that run."""
-    whole_s, with_sweep_s = advised_by_part(spec, profile, part, len(options.optimizers) or 1)
+    whole_s, with_sweep_s = advised_by_part(spec, profile, part, optimizers)
     needed_s = max(AHEAD * whole_s / share_s * options.budget_s, with_sweep_s)
     return InputError(
         "--budget",

@@ -32,6 +32,8 @@ FEWEST_RUNS = 3
 """At each batch size, before there are fewer sizes: two learning rates, and another seed of the better."""
 USUAL_MOMENTUM = 0.9
 """Compared with none where the recipe has none."""
+AHEAD = 1.25
+"""A budget is advised for so many times what was measured: the machine may become busier, and runs that are evaluated more often last longer."""
 SHORTER = 4.0
 """Of two half-lives of momentum that are compared, how many times the other is shorter than the recipe's."""
 EVALUATES_EVERY = "evaluation.every_epochs"
@@ -74,7 +76,7 @@ def size_sweep(
         needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, num_further, budget_s - time.left_s)
         under = f" under each of {len(expected)} optimizers" if len(expected) > 1 else ""
         raise InputError("--budget", f"{budget_s:g} s hold no sweep of this recipe; one run at each of {len(batches)} batch sizes{under} needs "
-                         f"about {needed_s:,.0f} s.", f"Use --budget {in_minutes(needed_s)}.")  # fmt: skip
+                         f"about {needed_s:,.0f} s.", f"Use --budget {in_minutes(AHEAD * needed_s)}.")  # fmt: skip
     num_trials, repeats = _split(num_runs)
     has_seeds = num_trials > 1 and repeats > 0
     rate = reference.learning_rate * (min(batches) / reference.summary.global_batch_size) ** RATE_POWER
@@ -292,6 +294,6 @@ def what_was_left_out(sweep: SweepSpec, profile: Profile, time: SweepTime, refer
     sweep_s = (2 if has_momenta else 1) * time.of_each(batches, *_split(FEWEST_RUNS))
     start_s = RAY_START_S if sweep.resources.gpus_per_worker else 0.0
     needed_s = budget_for(sweep_s, reference.summary.wall_seconds + start_s, len(sweep.optimizers), time.budget_s - time.left_s)
-    needed_s = max(needed_s, time.budget_s)  # which did not hold them
+    needed_s = max(AHEAD * needed_s, time.budget_s)  # which did not hold them
     left_out = ", ".join(f"{batch:,}" for batch in batches if batch not in compared)
     return f"Left out, for the budget: {left_out}. A new study with --budget {in_minutes(needed_s)} compares all {len(batches)}."

@@ -69,21 +69,21 @@ def study(spec: TrainSpec, options: StudyOptions, run_the_sweep: Callable[[Path,
     begin(1, None if goes_on else options.left_s)
     step_times = _kept(options.folder / PROFILE, Profile, partial(_profile_recipe, spec, options, device))
     torch.set_num_threads(step_times.threads or torch.get_num_threads())
-    resources, num_optimizers = _resources(options), len(options.optimizers) or 1
+    resources, profiles = _resources(options), _profiles(spec, step_times, options, device)
+    optimizers = [*profiles.values()] or [step_times]
     if not goes_on:
-        _keeping(options.folder, lambda: refuse_endless(spec, step_times, options.budget_s, options.left_s, num_optimizers))
-    at_each, at_once = max(num_optimizers, 1 + (not options.optimizers)), resources.max_searching or 1
+        _keeping(options.folder, lambda: refuse_endless(spec, step_times, options.budget_s, options.left_s, optimizers))
+    at_each, at_once = max(len(optimizers), 1 + (not profiles)), resources.max_searching or 1
     begin(2, None if goes_on else most_left(spec, step_times, options.left_s, at_each, at_once))
-    longest_s = longest_reference(spec, step_times, options.budget_s, options.budget_s if goes_on else options.left_s, num_optimizers)
-    reference = run_reference(spec, step_times, options, device, longest_s)
-    profiles = _profiles(spec, step_times, options, device)
+    longest_s = longest_reference(spec, step_times, options.budget_s, options.budget_s if goes_on else options.left_s, optimizers)
+    reference = run_reference(spec, step_times, optimizers, options, device, longest_s)
     sized, left_s = options.folder / SIZED, None if goes_on else options.left_s
     make = partial(size_sweep, spec, step_times, reference, options.budget_s, resources, profiles or None, left_s)
     sweep = begun_sweep(sized.read_text()) if sized.is_file() else _kept(sized, SweepSpec, partial(_keeping, options.folder, make))
     predicts = not profiles or reference.optimizer in profiles  # else there is nothing to hold a prediction against
     predict_it = partial(_predict, spec, step_times, reference, sweep, options.folder)
     predicted = attempts.attempt("the prediction", predict_it) if predicts else None
-    expected = [Expected(spec, step_times, reference, own) for own in (profiles.values() or [step_times])]
+    expected = [Expected(spec, step_times, reference, own) for own in optimizers]
     time = SweepTime(expected, options.budget_s, options.left_s, sweep.resources.max_searching or 1)
     begin(3, time.left_with(sweep), time.after(batches_of(sweep)))
     options.on_notice(what_was_chosen(sweep))
