@@ -141,7 +141,7 @@ def refuse_unfit(check: ModelCheck, plan: TrainPlan) -> None:
         )
     with _leaves_no_trace(check):
         if _splits_groups(plan):
-            refuse_mixed_groups(check.passes.model, check.train, check.passes.task.probe)
+            refuse_mixed_groups(check.passes.model, check.train, check.passes.task.probe, findings.once_a_step)
         _refuse_coupled(check, plan)
         if isinstance(plan.spec.task, OwnTaskConfig) and not isinstance(check.passes.task, CoupledTask):
             refuse_no_sums(check.passes, check.test)

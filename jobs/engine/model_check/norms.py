@@ -3,7 +3,7 @@
 Every split of a batch takes that for granted. docs/decisions/020 says what is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -33,9 +33,10 @@ Call = Callable[[nn.Module, Tree], object]
 
 
 @without_gradient()
-def refuse_mixed_groups(model: nn.Module, batch: Tree, call: Call) -> None:
+def refuse_mixed_groups(model: nn.Module, batch: Tree, call: Call, once_a_step: Sequence[str] = ()) -> None:
     """Pass the first four samples through at once, and two by two, in groups of two. The model is left as it was.
 
+    Args: once_a_step: names of buffers that are the same for all passes of a step, as a count of them.
     Raises: PlanError for the first norm whose statistics, or moves of them, depend on that.
     """
     norms = {norm.ghost.number: norm for norm in ghost_norms(model) if norm.moves_statistics}
@@ -47,11 +48,11 @@ def refuse_mixed_groups(model: nn.Module, batch: Tree, call: Call) -> None:
         with errors_in_words(batch, "training"):
             _refuse_own_ways(model, norms, batch, call)
             before = {number: copied_statistics(norm) for number, norm in norms.items()}
-            at_once, halves = (_moved(model, norms, batch, call, size) for size in (NUM_SAMPLES, SPAN))
+            at_once, halves = (_moved(model, norms, batch, call, once_a_step, size) for size in (NUM_SAMPLES, SPAN))
             differing = [run for run in at_once if _differ(at_once[run], halves.get(run, {}), before[run[0]] if run[1] == 0 else {})]
             if not differing:
                 return
-            other = _moved(model, norms, batch, call, NUM_SAMPLES, seed=1)
+            other = _moved(model, norms, batch, call, once_a_step, NUM_SAMPLES, seed=1)
             for run in differing:
                 # What is drawn at random depends on the split, as docs/spec.md says: there nothing can be told.
                 if not _differ(at_once[run], other.get(run, {}), {}):
@@ -60,11 +61,15 @@ def refuse_mixed_groups(model: nn.Module, batch: Tree, call: Call) -> None:
         forward_pass.span = span
 
 
-def _moved(model: nn.Module, norms: dict[int, GhostNorm], batch: Tree, call: Call, size: int, seed: int = 0) -> dict[tuple[int, int], Statistics]:
+def _moved(model: nn.Module, norms: dict[int, GhostNorm], batch: Tree, call: Call, once_a_step: Sequence[str], size: int,
+           seed: int = 0) -> dict[tuple[int, int], Statistics]:  # fmt: skip
     """The statistics of each run of each norm after passes of so many samples."""
     forward_pass, dropouts, device = forward_pass_of(model), sample_dropouts(model), leaves(batch)[0].device
+    held = {name: model.get_buffer(name).clone() for name in once_a_step}
     with untouched(model, size):
         for start in range(0, NUM_SAMPLES, size):
+            for name, value in held.items():
+                model.get_buffer(name).copy_(value)
             set_dropout_keys(dropouts, 0, Slice(0, start, start + size), device)
             seed_draws(key("norms", seed), device)
             forward_pass.begin(size)

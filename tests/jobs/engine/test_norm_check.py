@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import Net, prepared
+from small_runs import Net, parameters, prepared, trained
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -136,3 +136,39 @@ def test_a_job_tries_the_norms_where_batches_have_several_groups(tmp_path: Path,
     assert prepared(**own).plan.span == 100
     with pytest.raises(PlanError, match="model: norm, a BatchNorm1d, takes together"):
         prepared(**own, batch_norm={"span": 25})
+
+
+def test_a_count_of_steps_beside_a_norm_is_no_mixed_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it scales differs from step to step, and not from group to group."""
+    (tmp_path / "counting_steps.py").write_text(COUNTING_STEPS)
+    monkeypatch.syspath_prepend(tmp_path)
+    for micro_batch_size in (25, 100):
+        job = prepared(
+            dataset={"name": "digits"},
+            model={"entry_point": "counting_steps:Net"},
+            batch={"global_batch_size": 100, "micro_batch_size": micro_batch_size},
+            batch_norm={"span": 25},
+            stop={"steps": 3},
+        )
+        trained(job, tmp_path / str(micro_batch_size))
+    split, whole = (parameters(tmp_path / size) for size in ("25", "100"))
+    assert float(whole["count"]) == 3
+    for name, value in whole.items():
+        torch.testing.assert_close(split[name], value, rtol=1e-4, atol=1e-5)
+
+
+COUNTING_STEPS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm1d(64), nn.Linear(64, num_classes)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, images):
+        if self.training:
+            self.count += 1
+        return self.last(self.norm(images.flatten(1) * (1 + self.count)))
+"""
