@@ -54,6 +54,21 @@ class Worded(Focal):
         return {"accuracy": "0.5"}
 
 
+class FurtherWords(Focal):
+    def metrics(self, sums: dict[str, float], weight: float) -> dict[str, Any]:
+        return {**super().metrics(sums, weight), "verdict": "good"}
+
+
+class Complex(Focal):
+    def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        return {"accuracy": torch.tensor(1.0 + 2.0j)}
+
+
+class Nothing(Focal):
+    def prepare(self, batch: Any, draws: Any) -> Any:
+        return ()
+
+
 class NotANumber(Focal):
     def metric_sums(self, model: Any, batch: Any) -> dict[str, Tensor]:
         return {**super().metric_sums(model, batch), "accuracy": torch.tensor(math.nan)}

@@ -112,6 +112,8 @@ def make_plan(spec: TrainSpec, facts: Facts) -> TrainPlan:
     if span:
         micro_batch_size = _in_whole_spans(spec, micro_batch_size, span, global_batch_size)
     plan = TrainPlan(spec, num_samples, facts.world_size, global_batch_size, micro_batch_size, span, facts.couples_samples, facts.tokens_per_sample)
+    if plan.couples_samples:
+        _refuse_taken_apart(spec)
     _refuse_schedule(plan)
     if plan.span:
         _refuse_single_samples(plan)
@@ -153,6 +155,16 @@ def _in_whole_spans(spec: TrainSpec, micro_batch_size: int, span: int, global_ba
     problem = f"{span} does not divide micro_batch_size {micro_batch_size}: some groups would be cut short."
     hint = f"Nearest micro-batches that fit: {near}. Or set batch_norm.span to a divisor of {micro_batch_size}."
     raise PlanError("batch_norm.span", problem, hint)
+
+
+def _refuse_taken_apart(spec: TrainSpec) -> None:
+    """Raise PlanError for what takes a person's own loss apart that looks at all samples of a batch together; of one of ours the spec tells."""
+    if spec.reduction.local_steps > 1:
+        problem = "each worker would compare its own samples alone, and this task's loss compares all samples of the global batch."
+        raise PlanError("reduction.local_steps", problem, "Leave it out.")
+    if spec.learning_rate.scaling == "adascale":
+        problem = "adascale measures the variance between parts of a batch, and this task's loss has no such parts."
+        raise PlanError("learning_rate.scaling", problem, "Choose another scaling.")
 
 
 def _refuse_schedule(plan: TrainPlan) -> None:

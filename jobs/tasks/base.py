@@ -97,6 +97,8 @@ def _refuse_other_rows(batch: Batch, size: int) -> None:
         named = list(named_leaves(batch))
     except TypeError as error:
         raise PlanError("task", f"its prepare gives what is no batch: {error}.", hint) from error
+    if not named:
+        raise PlanError("task", f"its prepare gives no tensor for {size} sample{'s' if size > 1 else ''}.", hint)
     for name, leaf in named:
         if leaf.shape[:1] != (size,):
             where = f"{tuple(leaf.shape)} in {name}" if name else f"{tuple(leaf.shape)}"

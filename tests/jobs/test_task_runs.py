@@ -314,6 +314,9 @@ class TestRefused:
         [
             ("Nameless", "task: its metrics give no number for kappa; they give loss, accuracy"),
             ("Worded", "task: its metric accuracy is a str; they give loss, accuracy"),
+            ("FurtherWords", "task: its metrics give verdict, which none of its metrics is called, and it is a str"),
+            ("Complex", r"task: its sum accuracy over a batch is \(\) of complex numbers; it must be one number"),
+            ("Nothing", r"task: its prepare gives no tensor for \d+ sample"),
             ("NotANumber", "task: its metric_sums give nan as accuracy of 8 samples"),
             ("Beyond", "task: its metric accuracy is 2.4 before training, and it was declared a fraction"),
             ("Failing", "task: its metric_sums failed on 8 samples: KeyError: 'labels'"),
@@ -444,9 +447,11 @@ class TestRefused:
         ],
     )
     def test_what_takes_a_loss_apart_that_couples_samples(self, parts: dict[str, Any], words: str) -> None:
-        """With the spec, before workers start."""
+        """With the spec, before workers start; of a person's own task with the plan."""
         with pytest.raises(SpecError, match=words):
             small_runs.prepared(**{**TASKS["contrastive"], **parts})
+        with pytest.raises(PlanError, match=words):
+            small_runs.prepared(**{**TASKS["contrastive"], "task": {"entry_point": f"{OWN}:Coupled"}, **parts})
 
 
 @pytest.mark.parametrize("epoch", [-1, 0, 3])

@@ -125,7 +125,14 @@ def scores_of(task: Task, sums: dict[str, float], weight: float, when: str) -> S
         if not -ROUNDING <= scores[name] <= 1 + ROUNDING and math.isfinite(scores[name]):
             problem = f"its metric {name} is {scores[name]:g} {when}, and it was declared a fraction."
             raise PlanError("task", problem, "Divide it by what it is a share of, or declare it without is_fraction.")
-    return {name: float(score) for name, score in scores.items()}
+    numbers: Scores = {}
+    for name, score in scores.items():  # further ones, too
+        try:
+            numbers[name] = float(score)
+        except (TypeError, ValueError, RuntimeError) as error:
+            problem = f"its metrics give {name}, which none of its metrics is called, and it is a {type(score).__name__}."
+            raise PlanError("task", problem, "Return numbers alone.") from error
+    return numbers
 
 
 def numbers_of(sums: dict[str, Tensor]) -> dict[str, float]:

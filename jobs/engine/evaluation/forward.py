@@ -83,9 +83,11 @@ def sums_of(task: Task, forward: Forward, batch: Batch, device: torch.device) ->
 
 def _exact(name: str, value: Tensor | float, device: torch.device, may_be_many: bool = False) -> Tensor:
     """A sum in the widest numbers of its device, so that adding up loses nothing. Raises: PlanError for what is no single number."""
-    is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+    is_one = isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex())
     if not is_one and not (may_be_many and isinstance(value, Tensor) and value.ndim == 1):
         form = f"{tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        if isinstance(value, Tensor) and value.is_complex():
+            form += " of complex numbers"
         raise PlanError("task", f"its sum {name} over a batch is {form}; it must be one number.", "End it with .sum().")
     exact = torch.as_tensor(value, device=device).to(torch.float32 if device.type == "mps" else torch.float64)
     return exact.reshape(()) if is_one else exact
