@@ -314,6 +314,27 @@ class Coupled(Contrastive):
     """A loss of all samples together of a person's own."""
 
 
+class OddBlocks(Contrastive):
+    """Pieces of a loss that are not what they must be."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def loss_blocks(self, embeddings: Any, start: int, stop: int) -> Any:
+        pieces = torch.stack(list(super().loss_blocks(embeddings, start, stop)))
+        if self.how == "failing":
+            raise KeyError("rows")
+        yield {"mean": pieces.sum() / (stop - start), "detached": pieces.sum().detach(), "vector": pieces, "number": float(pieces.detach().sum())}[
+            self.how
+        ]
+
+
+class WordyPairs(Contrastive):
+    def coupled_metrics(self, *given: Any, **known: Any) -> dict[str, Any]:
+        return {**super().coupled_metrics(*given, **known), "recall_at_1": "high"}
+
+
 class Towers(nn.Module):
     """Two towers with a temperature to learn."""
 

@@ -120,6 +120,27 @@ def test_partners_that_many_samples_share_are_found_in_a_run(tmp_path: Path) -> 
     assert summary.score > 0
 
 
+class TestOwnPairs:
+    @pytest.mark.parametrize(
+        ("how", "words"),
+        [
+            ("mean", "task: its loss_blocks of 8 rows give .* at once, and .* in two halves: workers, which have rows of their own"),
+            ("detached", "task: its loss_blocks give a piece without a gradient"),
+            ("vector", r"task: its loss is \(2,\) float32; it must be one floating-point number"),
+            ("number", "task: its loss is a float; it must be one floating-point number"),
+            ("failing", "task: its loss failed on 8 samples .* in training: KeyError: 'rows'"),
+        ],
+    )
+    def test_blocks_that_do_not_add_up_to_a_loss_are_refused(self, how: str, words: str) -> None:
+        with pytest.raises(PlanError, match=words):
+            small_runs.prepared(**{**TASKS["contrastive"], "task": {"entry_point": f"{OWN}:OddBlocks", "arguments": {"how": how}}})
+
+    def test_scores_that_are_no_numbers_are_told_in_words(self, tmp_path: Path) -> None:
+        job = small_runs.prepared(**{**TASKS["contrastive"], "task": {"entry_point": f"{OWN}:WordyPairs"}})
+        with pytest.raises(PlanError, match="task: its metric recall_at_1 is a str; they give"):
+            trained(job, tmp_path)
+
+
 class TestNearestNeighbours:
     """A task that couples samples, whose evaluation compares with training samples: restated from the run's own weights, in float64."""
 

@@ -78,7 +78,7 @@ def evaluate(
         embeddings, labelled, partners = _everyones(state.ranks, seen, num_samples, unit)
         compared = _everyones(state.ranks, seen_references, references.num_samples, unit)[1] if references else None
         known = {} if partners is None else {"partners": partners}
-        return state.task.coupled_metrics(embeddings, labelled, compared, **known)
+        return coupled_scores(state.task, embeddings, labelled, compared, known, f"after step {state.progress.step}")
     return _scores(state, numbers_of(seen[0]) if seen else {})
 
 
@@ -117,6 +117,21 @@ def scores_of(task: Task, sums: dict[str, float], weight: float, when: str) -> S
         scores = {"loss": sums["loss"] / weight, **task.metrics(dict(sums), weight)}
     except ANYTHING as error:  # a person's own code may raise anything
         raise failed("task", error, f"{when}, making scores of {', '.join(sums)}") from error
+    return _as_numbers(task, scores, when)
+
+
+def coupled_scores(
+    task: CoupledTask, embeddings: Embeddings, labelled: Labelled | None, references: Labelled | None, known: dict[str, Tensor], when: str
+) -> Scores:
+    """The task's metrics of all samples' embeddings. Raises: as `scores_of`. Args: known: what else it is given."""
+    try:
+        scores = dict(task.coupled_metrics(embeddings, labelled, references, **known))
+    except ANYTHING as error:
+        raise failed("task", error, f"{when}, making scores of {len(embeddings.first)} samples") from error
+    return _as_numbers(task, scores, when)
+
+
+def _as_numbers(task: Task, scores: dict[str, Any], when: str) -> Scores:
     for name in (metric.name for metric in task.all_metrics()):
         if not isinstance(scores.get(name), (int, float)):
             given = f"its metric {name} is a {type(scores[name]).__name__}" if name in scores else f"its metrics give no number for {name}"

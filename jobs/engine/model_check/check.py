@@ -27,7 +27,13 @@ from largebatch.jobs.engine.model_check.kept.carried_state import (
 )
 from largebatch.jobs.engine.model_check.kept.unregistered import refuse_unregistered
 from largebatch.jobs.engine.model_check.norms import refuse_mixed_groups
-from largebatch.jobs.engine.model_check.own_task import refuse_coupled_preparation, refuse_no_scores, refuse_no_sums, refuse_odd_weights
+from largebatch.jobs.engine.model_check.own_task import (
+    refuse_coupled_preparation,
+    refuse_no_scores,
+    refuse_no_sums,
+    refuse_odd_blocks,
+    refuse_odd_weights,
+)
 from largebatch.jobs.engine.model_check.passes import Passes, difference
 from largebatch.jobs.engine.model_check.token_models import refuse_foresight, refuse_small_vocabulary
 from largebatch.jobs.engine.model_state import refuse_unsaveable
@@ -98,7 +104,9 @@ def check_model(spec: TrainSpec, model: nn.Module, task: Task, dataset: Dataset,
         check.passes.evaluation(test)
         if type(task) is LanguageModelling:
             refuse_foresight(check.passes, train)
-        if is_own and not isinstance(task, CoupledTask):  # its scores are of a whole part
+        if is_own and isinstance(task, CoupledTask):  # its scores are of a whole part
+            refuse_odd_blocks(task, check.passes, train)
+        elif is_own:
             refuse_no_scores(check.passes, test)
         find_read_statistics(check.passes, train, check.findings)
         find_moved_weights(check.passes, train, check.findings)

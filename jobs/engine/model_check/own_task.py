@@ -12,7 +12,8 @@ from torch import Tensor
 from largebatch.jobs.engine.evaluation.evaluate import numbers_of, scores_of
 from largebatch.jobs.engine.evaluation.forward import WEIGHT, sums_of
 from largebatch.jobs.engine.model_check.coupled_loss import rows_of_outputs
-from largebatch.jobs.engine.model_check.passes import Passes, difference
+from largebatch.jobs.engine.model_check.passes import Passes, difference, refuse_no_sum
+from largebatch.jobs.engine.model_errors import errors_in_words
 from largebatch.jobs.engine.out_of_memory import ran_out_of_memory
 from largebatch.jobs.entry_points import ANYTHING, described
 from largebatch.jobs.errors import CodeError, LargebatchError, PlanError
@@ -21,6 +22,7 @@ from largebatch.jobs.samples.sample_draws import EVALUATION
 from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.samples.trees import Tree, map_leaves, named_leaves, num_samples, rows
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 from largebatch.jobs.tasks.metric import LOSS
 
 ROUNDING = 1e-5
@@ -168,3 +170,28 @@ def refuse_no_sums(passes: Passes, batch: Tree) -> None:
                     f" {size - middle} of them {parts[0]:g} and {parts[1]:g}; how many are evaluated at once would change the score.",
                     "Return sums and counts by metric_sums, and make of them what is no mean, such as F1, in metrics(sums, weight).",
                 )
+
+
+def refuse_odd_blocks(task: CoupledTask, passes: Passes, batch: Tree) -> None:
+    """Raise PlanError for a loss of a person's own that couples samples, where its blocks are no numbers with a gradient, or follow their split."""
+    size, given = num_samples(batch), passes.embeddings(task, batch)
+    embeddings = Embeddings(*(tensor.detach().clone().requires_grad_() for tensor in given))
+
+    def loss_of(start: int, stop: int) -> float:
+        total = 0.0
+        with errors_in_words(batch, "training", passes.model, task), torch.enable_grad():
+            for piece in task.loss_blocks(embeddings, start, stop):
+                refuse_no_sum(piece)
+                if not piece.requires_grad:
+                    raise PlanError("task", "its loss_blocks give a piece without a gradient.", "Leave out torch.no_grad(), .detach() and .item().")
+                total += float(piece.detach())
+        return total
+
+    whole, halves = loss_of(0, size), loss_of(0, size // 2) + loss_of(size // 2, size)
+    if math.isfinite(whole) and abs(whole - halves) > ROUNDING_OF_SUMS * max(abs(whole), abs(halves)):
+        raise PlanError(
+            "task",
+            f"its loss_blocks of {size} rows give {whole:g} at once, and {halves:g} in two halves: workers, which have rows of their own, would"
+            " change the loss.",
+            "Let the pieces of any rows add up to the loss summed over the batch: no mean over the rows, and nothing drawn at random.",
+        )

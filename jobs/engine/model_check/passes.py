@@ -23,6 +23,7 @@ from largebatch.jobs.samples.slice import Slice
 from largebatch.jobs.samples.trees import Tree, dtype_name, map_leaves, num_samples, rows
 from largebatch.jobs.spec.train_spec import TrainSpec
 from largebatch.jobs.tasks.base import Task
+from largebatch.jobs.tasks.contrastive import CoupledTask, Embeddings
 from largebatch.jobs.tasks.outputs import tensors_of
 
 GROUP = 4
@@ -140,6 +141,13 @@ class Passes:
         self.begin()
         with errors_in_words(batch, "evaluation", self.model, self.task), evaluation_mode(self.model):
             return self._given(batch, lambda forward, batch: sums_of(self.task, forward, batch, self.device))
+
+    def embeddings(self, task: CoupledTask, batch: Tree) -> Embeddings:
+        """What a task that couples samples makes of them in evaluation mode."""
+        self.begin()
+        with errors_in_words(batch, "evaluation", self.model, task), evaluation_mode(self.model), torch.no_grad():
+            self._forward_pass.begin(num_samples(batch))
+            return task.embed(in_precision(self.model, self.spec.precision, self.device), map_leaves(Tensor.clone, batch))
 
     def _given(self, batch: Tree, use: Callable[[Callable[..., Any], Tree], object]) -> list[Any]:
         """What `use` is given where it calls the model."""
