@@ -184,6 +184,8 @@ def _refuse_schedule(plan: TrainPlan) -> None:
         problem = f"{warmup.start} is above global_batch_size {size}."
         raise PlanError("batch.schedule.warmup.start", problem, "Warm-up grows the batch; give a smaller start.")
     for field, scheduled_size in (*started, *grown):
+        if scheduled_size < 1:
+            raise PlanError(field, f"the batch would shrink to {scheduled_size:g} samples.", f"The smallest factor is {1 / size:.2g}.")
         if plan.span and (scheduled_size < plan.span or scheduled_size % plan.span):
             problem = f"a batch of {scheduled_size:g} is not a whole number of batch-norm groups of {plan.span}."
             raise PlanError(field, problem, "Set batch_norm.span to a divisor of every batch of the schedule.")

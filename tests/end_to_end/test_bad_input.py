@@ -225,6 +225,12 @@ MISTAKES: dict[str, Mistake] = {
         "The largest factor is 5.6",
         batch={"global_batch_size": 256, "schedule": {"growth": [{"epoch": 1, "factor": 100}]}},
     ),
+    "growth to less than a sample": of(
+        "batch.schedule.growth",
+        "would shrink to 0.256 samples",
+        "The smallest factor is 0.0039",
+        batch={"global_batch_size": 256, "schedule": {"growth": [{"epoch": 1, "factor": 0.001}]}},
+    ),
     "doubled above the set": of(
         "batch.schedule.doubling",
         "would grow to 2048",
