@@ -132,7 +132,8 @@ class JobFacts(Described):
     is_cancel_asked: bool = False
     progress: dict[str, Any] = Field(default_factory=dict)
     """Of a run: step, epoch, loss, metric, score (on what is evaluated), training_seconds, and where it ended noticeably worse than its
-    best also best_score and best_step (of runs of earlier versions best_score alone); of a sweep: runs, runs_over."""
+    best also best_score and best_step (of runs of earlier versions best_score alone); of a sweep: runs, runs_over; of a study that is
+    over also answer, the title of its card."""
     added_bytes: int | None = None
     """Of a run that was trained elsewhere and added: the size of its files; null: the service ran it, or will."""
     outcome: str | None = None

@@ -7,6 +7,9 @@ STUDY, SWEEP_OF_STUDY = "study.json", "sweep"
 PROFILE, REFERENCE = "profile.json", "reference"
 """The step times of its recipe, and the run of it as it was."""
 
+REPORT_NUMBERS = "report.json"
+"""In the folder of its report: every number, the answer's card among them."""
+
 BRANCHES = "branches"
 """The folder in the run's."""
 BRANCH_LEDGER, BRANCH_ANSWER, GROWN_RECIPE = "branches.jsonl", "answer.json", "grown.yaml"

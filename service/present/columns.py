@@ -15,21 +15,22 @@ class Column(NamedTuple):
 
 
 _ALL = {
-    "outcome": Column("Outcome", "outcome"), "score": Column("Score", "-score", True), "runs": Column("Runs over", "", True),
-    "batch": Column("Batch", "batch", True), "optimizer": Column("Optimizer", "optimizer"), "rate": Column("Rate", "rate", True),
-    "momentum": Column("Momentum", "momentum", True), "seed": Column("Seed", "seed", True), "steps": Column("Steps", "-steps", True),
-    "training": Column("Training", "-training", True), "duration": Column("Duration", "-duration", True), "recipe": Column("Recipe", "recipe"),
-    "owner": Column("Owner", "owner"), "project": Column("Shared with", "project"), "priority": Column("Priority", "-priority", True),
-    "notes": Column("Notes"), "created": Column("Asked for", "-created_at"),
+    "outcome": Column("Outcome", "outcome"), "answer": Column("Answer"), "score": Column("Score", "-score", True),
+    "runs": Column("Runs over", "", True), "batch": Column("Batch", "batch", True), "optimizer": Column("Optimizer", "optimizer"),
+    "rate": Column("Rate", "rate", True), "momentum": Column("Momentum", "momentum", True), "seed": Column("Seed", "seed", True),
+    "steps": Column("Steps", "-steps", True), "training": Column("Training", "-training", True), "duration": Column("Duration", "-duration", True),
+    "recipe": Column("Recipe", "recipe"), "owner": Column("Owner", "owner"), "project": Column("Shared with", "project"),
+    "priority": Column("Priority", "-priority", True), "notes": Column("Notes"), "created": Column("Asked for", "-created_at"),
 }  # fmt: skip
 _OF_RUNS_ALONE = {"outcome", "score", "batch", "optimizer", "rate", "momentum", "seed", "steps", "training"}
-_OF_MANY = {name: column for name, column in _ALL.items() if name not in _OF_RUNS_ALONE}
-_OF_RUNS = {name: column for name, column in _ALL.items() if name != "runs"}
-COLUMNS: dict[Kind, dict[str, Column]] = {Kind.RUN: _OF_RUNS, Kind.SWEEP: _OF_MANY, Kind.STUDY: _OF_MANY}
+_OF_STUDIES = {name: column for name, column in _ALL.items() if name not in _OF_RUNS_ALONE}
+_OF_SWEEPS = {name: column for name, column in _OF_STUDIES.items() if name != "answer"}
+_OF_RUNS = {name: column for name, column in _ALL.items() if name not in ("answer", "runs")}
+COLUMNS: dict[Kind, dict[str, Column]] = {Kind.RUN: _OF_RUNS, Kind.SWEEP: _OF_SWEEPS, Kind.STUDY: _OF_STUDIES}
 _USUAL_OF_MANY = ("runs", "recipe", "duration", "owner", "created")
 USUAL: dict[Kind, tuple[str, ...]] = {
     Kind.RUN: ("outcome", "score", "batch", "optimizer", "rate", "momentum", "seed", "duration", "owner", "created"),
-    Kind.SWEEP: _USUAL_OF_MANY, Kind.STUDY: _USUAL_OF_MANY,
+    Kind.SWEEP: _USUAL_OF_MANY, Kind.STUDY: ("answer", *_USUAL_OF_MANY),
 }  # fmt: skip
 SEPARATOR = "."
 

@@ -1,5 +1,6 @@
 """How far a job is, and how far each run of a sweep: from the ends of journals alone, cheap enough to ask of every running job every second."""
 
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,8 +18,9 @@ from largebatch.jobs.run.json_lines import parse_object, read_all_lines, read_la
 from largebatch.jobs.run.records import EndRecord, EvalRecord, StartRecord, StepRecord
 from largebatch.jobs.run.run_folder import CHECKPOINTS, JOURNAL, PLAN, SUMMARY
 from largebatch.jobs.tasks.metric import ACCURACY
+from largebatch.jobs.tracking.folder_mirror import REPORT
 from largebatch.service.job import Described, Job, Kind
-from largebatch.tuning.files import PROFILE, SWEEP_OF_STUDY
+from largebatch.tuning.files import PROFILE, REPORT_NUMBERS, SWEEP_OF_STUDY
 from largebatch.tuning.study.options import SHARPNESS, SIZED, SOLUTION, STAGES
 from largebatch.tuning.sweep.ledger import SWEEP, Ledger, Trial, begun_sweep
 from largebatch.tuning.sweep.space import count_runs
@@ -45,9 +47,18 @@ def read_progress(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def final_progress(job: Job, folder: Path) -> dict[str, Any]:
-    """The same of a job that is over: a run that has fallen from its best says from where."""
+    """The same of a job that is over: a run that has fallen from its best says from where, a study what its answer is."""
     progress = read_progress(job, folder)
-    return {**progress, **fallen(folder)} if job.kind is Kind.RUN and progress else progress
+    if progress and job.kind is Kind.RUN:
+        return {**progress, **fallen(folder)}
+    return {**progress, **_answer(folder)} if job.kind is Kind.STUDY else progress
+
+
+def _answer(folder: Path) -> dict[str, str]:
+    """The title of a study's card, where its report has one."""
+    with suppress(OSError, ValueError, TypeError, KeyError):  # of a study that was stopped before, or is of an earlier version
+        return {"answer": str(json.loads((folder / SWEEP_OF_STUDY / REPORT / REPORT_NUMBERS).read_text())["card"]["title"])}
+    return {}
 
 
 def fallen(folder: Path) -> dict[str, Any]:

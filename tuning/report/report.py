@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from largebatch.jobs.whole_files import storage_errors, write_text
+from largebatch.tuning.files import REPORT_NUMBERS
 from largebatch.tuning.report.charts import Chart
 from largebatch.tuning.report.contents import Extras, charts_of
 from largebatch.tuning.report.picture_pen import write_png
@@ -85,7 +86,7 @@ def _write(
     card = numbers.card if isinstance(numbers, ReportNumbers) else None
     if card is not None and card.recipe is not None:
         write_text(folder / RECIPE, card.recipe.text)
-    write_text(folder / "report.json", json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
+    write_text(folder / REPORT_NUMBERS, json.dumps(numbers.model_dump(mode="json"), indent=2) + "\n")
     shown = TEMPLATES.get_template("report.html").render(
         title=title, card=card, words=numbers.words if card is None else numbers.words[1:], tables=tables, charts=charts,
         figures=as_script(figures or {}), origin=numbers.origin,

@@ -19,6 +19,7 @@ from largebatch.jobs.spec.read import read_spec
 from largebatch.jobs.streams import print_answer
 from largebatch.service.cli.options import AsJson, seconds_of
 from largebatch.service.cli.typer_parameters import spread
+from largebatch.tuning.files import REPORT_NUMBERS
 from largebatch.tuning.sweep.trials.warm.warm_processes import WarmProcesses
 
 app = typer.Typer()
@@ -82,7 +83,7 @@ def _print_answer(folder: Path, as_json: bool, page: Path) -> None:
     from largebatch.service.cli.card_view import print_card  # see above
     from largebatch.tuning.results.card.card import Card
 
-    numbers = json.loads((page.parent / "report.json").read_text())
+    numbers = json.loads((page.parent / REPORT_NUMBERS).read_text())
     if as_json:
         print_answer(json.dumps({"study_dir": str(folder), "report": str(page), **numbers}))
         return

@@ -24,7 +24,7 @@ from largebatch.service.backends.base import job_arguments, prepare
 from largebatch.service.job import Job, Kind, State
 from largebatch.service.present.commands import as_a_service_says_it
 from largebatch.service.present.next_steps import next_steps
-from largebatch.service.present.progress import read_progress
+from largebatch.service.present.progress import final_progress, read_progress
 from largebatch.service.settings import Settings
 from largebatch.tuning.sweep.ledger import begin_sweep
 from largebatch.tuning.sweep.space import with_fields
@@ -93,6 +93,21 @@ def test_how_far_it_is_follows_from_its_folder(tmp_path: Path) -> None:
     assert stage() == "solutions and their sharpness"
     (folder / "sharpness.json").touch()
     assert stage() == "report"
+    assert "answer" not in final_progress(job, folder)
+    (folder / "sweep" / "report").mkdir()
+    (folder / "sweep" / "report" / "report.json").write_text(json.dumps({"card": {"title": "Batch 64 with lamb"}}))
+    assert final_progress(job, folder)["answer"] == "Batch 64 with lamb", "which its list shows"
+    for unlike in ("{}", '{"card": null}', "[1]", "", "{"):
+        (folder / "sweep" / "report" / "report.json").write_text(unlike)
+        assert "answer" not in final_progress(job, folder)
+
+
+def test_the_list_shows_the_answer_of_each(service: Service) -> None:
+    job = study()
+    service.put(job.model_copy(update={"state": State.SUCCEEDED, "attempt": 1, "progress": {"runs": 4, "answer": "Batch 64 with <lamb>"}}))
+    page = httpx.get(f"{service.url}/studies").text
+    assert "Batch 64 with &lt;lamb&gt;" in page
+    assert ">Answer<" in page
 
 
 def test_a_study_that_had_too_little_time_says_how_much_is_enough() -> None:
@@ -232,5 +247,6 @@ def test_a_study_is_carried_out(tmp_path: Path) -> None:
         ]
         job = service.wait(job_id, "succeeded", "failed", seconds=900, kind="study")
         assert job["state"] == "succeeded", job
+        assert job["progress"]["answer"].startswith("Batch "), job
         assert "soonest" in " ".join(httpx.get(f"{service.url}/v1/studies/{job_id}/findings", timeout=60).json()["words"])
         assert httpx.get(f"{service.url}/v1/studies/{job_id}/report").status_code == 200
