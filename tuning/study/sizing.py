@@ -282,7 +282,8 @@ def what_was_chosen(sweep: SweepSpec) -> str:
     repeated = further if sweep.num_repeated else "a single seed"
     evaluated = f" Evaluated every {sweep.set[EVALUATES_EVERY]:g} epochs, to tell their times apart." if EVALUATES_EVERY in sweep.set else ""
     together = f" Searched {at_once} at a time, reported alone." if (at_once := sweep.resources.max_searching) else ""
-    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}.{evaluated}{together}"
+    kept = " Momentum is not varied beside optimizers: a study of one alone compares it." if sweep.optimizers and not momenta else ""
+    return f"Batch sizes {batches}{momenta}{under}: {searched} each, {repeated}.{kept}{evaluated}{together}"
 
 
 def what_was_left_out(sweep: SweepSpec, profile: Profile, time: SweepTime, reference: RunResult) -> str:

@@ -275,6 +275,7 @@ class TestOptimizers:
         own = profile()
         sweep = size_sweep(SPEC, own, made_run(256), 3600.0, ResourcesSpec(), {"sgd": own, "lamb": own})
         assert ", under sgd and lamb: " in what_was_chosen(sweep)
+        assert "Momentum is not varied beside optimizers" in what_was_chosen(sweep)
 
     def test_a_budget_that_holds_too_little_names_how_many(self) -> None:
         own = profile()
