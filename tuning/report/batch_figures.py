@@ -15,6 +15,7 @@ from largebatch.tuning.results.analysis.critical_batch import edges
 from largebatch.tuning.results.analysis.scaling_model import Scaled
 from largebatch.tuning.results.analysis.step_time import Profile
 from largebatch.tuning.results.answers import Choice
+from largebatch.tuning.results.card.saving import AS_IT_WAS
 from largebatch.tuning.results.findings import Findings
 from largebatch.tuning.results.phrases import momentum_name, seconds_in_words
 from largebatch.tuning.results.run_result import differences_in_words
@@ -33,8 +34,8 @@ SAMPLES_SPENT = (
 )
 TIED = "\u2248 "
 """Marks a time that the seeds do not tell from the soonest."""
-AS_IT_WAS, OWN_COLOUR = "the recipe as it was", 3
-"""A study's own run of it, which no search chose."""
+OWN_COLOUR = 3
+"""Of the recipe as it was, which no search chose."""
 MISSES_ABOVE = 0.15
 """How far above the dearest choice misses are drawn, as a share of what the axis shows."""
 NEXT_TICK = 1.5
@@ -62,9 +63,6 @@ def time_to_target(findings: Findings, predicted: Sequence[tuple[float, float]] 
         name = f"{predicted_with}, predicted before the sweep" if predicted_with else "predicted before the sweep"
         colour = len(findings.by_optimizer)
         series.append(Series(name, [b for b, _ in predicted], [s for _, s in predicted], dash=True, colour=colour))
-    if own := findings.as_it_was:
-        notes = [f"batch {own.global_batch_size:,}, learning rate {own.learning_rate:.4g}: {own.seconds:.3g}, one run"]
-        series.append(Series(AS_IT_WAS, [own.global_batch_size], [own.seconds], draws="marks", mark_size=1.3, colour=OWN_COLOUR, notes=notes))
     if len(reached) > 1:
         standing = sorted(findings.cost_frontier, key=lambda choice: choice.global_batch_size)
         x, y = [choice.global_batch_size for choice in standing], [choice.seconds for choice in standing]
@@ -330,7 +328,10 @@ def _named(findings: Findings, side: Findings, what: str) -> str:
 
 
 def _costs(findings: Findings, field: str, spent: str, name: str, unit: Unit = SAMPLES) -> list[Series]:
-    """What each batch cost under each optimizer, in one colour, and those that missed. Args: field: the spread; spent: of the runs' summaries."""
+    """What each batch cost under each optimizer, in one colour, those that missed, and the recipe as it was.
+
+    Args: field: the spread; spent: of the runs' summaries.
+    """
     series = list[Series]()
     for number, side in enumerate(findings.by_optimizer.values()):
         label = side.runs[0].optimizer if findings.compares_optimizers else "measured"
@@ -339,6 +340,9 @@ def _costs(findings: Findings, field: str, spent: str, name: str, unit: Unit = S
         if findings.compares_optimizers:
             missed = [replace(line, name=_named(findings, side, "missed"), colour=number) for line in missed]
         series += [*measured, *missed]
+    if findings.run_as_it_was and findings.as_it_was:
+        own = _measured(AS_IT_WAS, [Configuration((findings.run_as_it_was,), findings.target)], field, unit)
+        series.append(replace(own, draws="marks", mark_size=1.3, colour=OWN_COLOUR))
     return series
 
 
@@ -354,7 +358,7 @@ def _missed(findings: Findings, field: str, name: str, unit: Unit) -> list[Serie
 
 
 def _against_batch(findings: Findings, name: str, title: str, y_title: str, series: Sequence[Series], log_y: bool = False) -> Chart:
-    batches = sorted({best.global_batch_size for best in findings.best})
+    batches = sorted({*(best.global_batch_size for best in findings.best), *(x for line in series if line.name == AS_IT_WAS for x in line.x)})
     is_open = any(line.open_ends for line in series)
     caption = _caption(findings, "an arrow: the interval is open there, for it reaches into runs that missed" if is_open else "")
     chart = Chart(name, title, BATCH, y_title, series, caption=caption, log_x=True, log_y=log_y, x_ticks=batches)

@@ -18,7 +18,7 @@ from largebatch.tuning.report.plotly_pen import TEMPLATES, as_json, as_script
 from largebatch.tuning.report.schema import ReportNumbers, ReportOfNothing
 from largebatch.tuning.results.card.ready_recipe import RECIPE
 from largebatch.tuning.results.findings import Findings
-from largebatch.tuning.results.wording import answer_of, as_counted_by
+from largebatch.tuning.results.wording import answer_of
 
 TABLE_MEANING = (
     "The regime is what a larger batch still buys: under perfect scaling doubling it takes nearly half the steps, under diminishing returns less and "
@@ -42,7 +42,7 @@ def write_report(folder: Path, findings: Findings, extras: Extras | None = None)
     extras = extras or Extras()
     attempt, failed = extras.attempts.attempt, extras.attempts.failed
     answer = answer_of(findings, folder / RECIPE)
-    charts = charts_of(as_counted_by(answer.card, findings), extras)
+    charts = charts_of(findings, extras)
     for chart in charts:
         attempt(f"the picture {chart.name}.png", partial(write_png, chart, folder / f"{chart.name}.png"))
     figures = {chart.name: figure for chart in charts if (figure := attempt(f"the figure {chart.name}", partial(as_json, chart))) is not None}

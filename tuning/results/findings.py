@@ -12,7 +12,7 @@ from typing import Any
 from largebatch.jobs.errors import InputError
 from largebatch.jobs.run.records import Outcome
 from largebatch.jobs.tasks.metric import Metric
-from largebatch.tuning.results.analysis.advice import Cost, Limit, Partial, advise, frontier
+from largebatch.tuning.results.analysis.advice import Cost, Limit, Partial, advise, frontier, tied_by
 from largebatch.tuning.results.analysis.configurations import (
     Configuration,
     best_of_each_batch,
@@ -65,8 +65,6 @@ class Findings:
     """What is known not to be there, in sentences."""
     begun_from: BegunFrom | None = None
     """The recipe that the runs are held against; None where it is not known."""
-    counts_as_it_was: bool = False
-    """Whether answers count the recipe as it was, for its batch and optimizer: where it was better than all that was searched."""
 
     @property
     def metric(self) -> Metric:
@@ -89,9 +87,9 @@ class Findings:
         names = list(dict.fromkeys(run.optimizer for run in self.runs))
         if len(names) == 1:
             return {names[0]: self}
-        own = self.as_it_was.optimizer if self.counts_as_it_was and self.as_it_was else None
+        own = self.run_as_it_was.optimizer if self.run_as_it_was else None
         runs = {name: tuple(run for run in self.runs if run.optimizer == name) for name in names}
-        return {name: replace(self, runs=of_name, counts_as_it_was=name == own) for name, of_name in runs.items()}
+        return {name: replace(self, runs=of_name, begun_from=self.begun_from if name == own else None) for name, of_name in runs.items()}
 
     @property
     def compares_optimizers(self) -> bool:
@@ -181,9 +179,18 @@ class Findings:
         return Configuration((self.run_as_it_was,), self.target).cost if self.run_as_it_was else None
 
     @cached_property
+    def counted_as_it_was(self) -> Choice | None:
+        """The recipe as it was, where answers count it among the choices: not where the search tried its batch and optimizer, and found no worse."""
+        own = self.as_it_was
+        alike = next((choice for choice in self.choices if own is not None and choice.is_same_step(own)), None)
+        if own is None or alike is None:
+            return own
+        return own if own.samples < alike.samples and tied_by(own, alike, ["samples"]) is None else None
+
+    @cached_property
     def considered(self) -> list[Choice]:
-        """What answers choose among, by rising batch."""
-        own = self.as_it_was if self.counts_as_it_was else None
+        """What answers choose among: what was searched, by rising batch, and the recipe as it was."""
+        own = self.counted_as_it_was
         if own is None:
             return self.choices
         others = [choice for choice in self.choices if not choice.is_same_step(own)]

@@ -1,7 +1,6 @@
 """Findings as people and programs read them: sentences, the rows of a table, and the whole answer."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -10,8 +9,7 @@ from largebatch.jobs.run.records import Headline, Outcome
 from largebatch.tuning.results.analysis.configurations import Configuration
 from largebatch.tuning.results.analysis.critical_batch import regime
 from largebatch.tuning.results.analysis.doubts import bias_in_words, critical_in_words, times_beyond
-from largebatch.tuning.results.answers import Advice, CriticalBatch, GrowthAdvice
-from largebatch.tuning.results.card.card import Card
+from largebatch.tuning.results.answers import Advice, Choice, CriticalBatch, GrowthAdvice
 from largebatch.tuning.results.card.make import card_of
 from largebatch.tuning.results.card.sureness import COARSE
 from largebatch.tuning.results.findings import Findings
@@ -40,7 +38,6 @@ CLOCK = "training seconds; evaluation, checkpoints and kernel warm-up are not co
 def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindings:
     """All of it, as the report, `--json` and the API have it. Args: recipe_file: where the card's recipe is written; default the run's own spec."""
     card = card_of(findings, _setting_in_words(findings), recipe_file)
-    findings = as_counted_by(card, findings)
     return SweepFindings(
         card=card,
         setting=findings.setting,
@@ -94,12 +91,6 @@ def answer_of(findings: Findings, recipe_file: Path | None = None) -> SweepFindi
     )
 
 
-def as_counted_by(card: Card | None, findings: Findings) -> Findings:
-    """The findings among which the card's choice is: the recipe as it was counts where it is that."""
-    is_own = card is not None and card.choice is not None and card.choice not in findings.choices
-    return replace(findings, counts_as_it_was=True) if is_own else findings
-
-
 def _setting_in_words(findings: Findings) -> str:
     """What the runs have in common, how many there are, and their target."""
     num_batches = len({tried.global_batch_size for tried in findings.best})
@@ -114,10 +105,8 @@ def _words(findings: Findings) -> list[str]:
     """Three sentences that answer the question, and what must be said beside them."""
     best, reached, sides = findings.best, findings.reached, findings.by_optimizer
     words = [_setting_in_words(findings)]
-    if findings.counts_as_it_was and (own := findings.as_it_was):
-        told = f"What is said of batch {findings.unit.batch(own.global_batch_size)} is of that run; the table is of the search."
-        less = "is better than" if reached else "reached the target in half of its runs, but"
-        words.append(f"Nothing that was searched {less} the recipe as it was, trained once{'' if reached else ', did'}. {told}")
+    if own := findings.counted_as_it_was:
+        words.append(_as_it_was_in_words(own, findings))
     words += [sentence(advice, findings.unit) for advice in findings.advice if advice.question in {"soonest", "cheapest"}]
     words += _single_seeds_in_words(findings)
     if findings.target_is_chosen and (unscored := [best for best in findings.best if best.reached_by_most is None]):
@@ -132,7 +121,7 @@ def _words(findings: Findings) -> list[str]:
     if not reached:
         medians = [tried.best_score.median for tried in best if tried.best_score.median is not None]
         highest = findings.metric.format(findings.metric.best(medians)) if medians else "not known"
-        searched = " that was searched" if findings.counts_as_it_was else ""
+        searched = " that was searched" if findings.counted_as_it_was else ""
         words.append(f"No batch size{searched} reached the target in half of its runs; the best median {findings.metric.name} is {highest}.")
     words += _too_few_in_words(findings)
     words += [_schedule_in_words(other, findings.unit) for other in findings.other_schedules]
@@ -149,6 +138,18 @@ def _words(findings: Findings) -> list[str]:
     for setting, count in findings.other_settings.items():
         words.append(f"Left out: {counted(count, 'run')} of {setting}; {'its' if count == 1 else 'their'} times cannot stand on the same axis.")
     return [*words, *findings.missing]
+
+
+def _as_it_was_in_words(own: Choice, findings: Findings) -> str:
+    """That the recipe as it was counts among the choices, and how it stands."""
+    batch = f"batch {findings.unit.batch(own.global_batch_size)}" + (f" with {own.optimizer}" if findings.compares_optimizers else "")
+    if not findings.reached:
+        found = "Nothing that was searched reached the target in half of its runs, but the recipe as it was, trained once, did."
+    elif findings.advice[0].choice == own:
+        found = "Nothing that was searched was measured to be better than the recipe as it was, trained once."
+    else:
+        return f"The recipe as it was, trained once, counts as {batch} here; the table is of the search."
+    return f"{found} What is said of {batch} is of that run; the table is of the search."
 
 
 def _schedule_in_words(other: Configuration, unit: Unit) -> str:

@@ -40,7 +40,7 @@ def test_the_sentences_below_count_the_recipe_as_it_was_where_the_card_does(batc
     told = {advice.question: advice.choice for advice in answer.advice}
     assert told["soonest"] == told[f"within {own.seconds:g} s"] == own
     assert own in answer.cost_frontier
-    assert answer.words[1].startswith("Nothing that was searched is better than the recipe as it was")
+    assert answer.words[1].startswith("Nothing that was searched was measured to be better than the recipe as it was")
     (soonest,) = [words for words in answer.words if words.startswith("Soonest: ")]
     assert soonest.startswith(f"Soonest: batch {own.global_batch_size} with sgd")
     assert len([advice for advice in answer.by_optimizer[0].advice if advice.choice == own]) >= 2
@@ -66,6 +66,45 @@ def test_the_recipe_as_it_was_where_nothing_that_was_searched_reached_the_target
     missed = answer_of(find(runs(), hard, begun_from=BegunFrom(BASE, run(16)))).card
     assert missed is not None
     assert missed.title.startswith("No answer yet")
+
+
+@pytest.mark.parametrize("times", [0.97, 1.03], ids=["sooner", "later"])
+def test_the_recipe_as_it_was_where_it_is_as_soon(times: float) -> None:
+    """By the way between two evaluations: it is kept where its time is the shorter, and named beside the other where it is the longer."""
+    searched = [run(batch, num=20) for batch in (64, 128, 512)]
+    best = card_of(searched).choice
+    assert best is not None
+    alone = card_of([run(32, num=20)]).choice
+    assert alone is not None
+    reference = run(32, factor=times * best.seconds / alone.seconds, num=20)
+    answer = answer_of(find(searched, TARGET, begun_from=BegunFrom(BASE, reference)))
+    card = answer.card
+    assert card is not None
+    assert card.choice is not None
+    own, other = "batch 32 with sgd", f"batch {best.global_batch_size}"
+    assert card.verdict == "tied"
+    assert "they differ by no more than the way between two evaluations" in line(card, "As soon")
+    soonest = next(words for words in answer.words if words.startswith("Soonest: "))
+    if times < 1:
+        assert card.choice.global_batch_size == 32
+        assert card.title.startswith(f"The recipe as it was: {own}")
+        assert f", or as soon {other}" in card.title
+        assert f"as soon as {other}" in soonest
+    else:
+        assert card.choice == best
+        assert ", or as soon the recipe as it was (batch 32)" in card.title
+        assert line(card, "As soon").startswith(f"The recipe as it was ({own}")
+        assert "as soon as batch 32" in soonest
+        assert "The recipe as it was, trained once, counts as batch 32 here; the table is of the search." in answer.words
+
+
+def test_the_recipe_as_it_was_is_the_runner_up_where_nothing_else_reached_the_target() -> None:
+    """A batch that was trained as the recipe has it is among what reached the target, and its batch among those that were tried."""
+    card = card_of([run(128, seed) for seed in range(3)], recipe=BegunFrom(BASE, run(16, factor=20.0)))
+    assert card.choice is not None
+    assert card.choice.global_batch_size == 128
+    assert line(card, "Runner-up").startswith("The recipe as it was (batch 16 with sgd, ")
+    assert line(card, "Runner-up").endswith(" times the training time.")
 
 
 @pytest.mark.parametrize("factor", [0.05, 20.0])

@@ -43,7 +43,7 @@ def saving_in_words(saving: Saving | None, findings: Findings, choice: Choice) -
         if is_own and begun_from.run is None:
             return "It is the recipe's own batch and optimizer, with the best settings that were found for them."
         return "Not known: the recipe as it was is not among the runs."
-    name = "the recipe's own batch and optimizer, tuned as well," if saving.is_tuned else "the recipe as it was"
+    name = "the recipe's own batch and optimizer, tuned as well," if saving.is_tuned else AS_IT_WAS
     if saving.against is None or saving.times is None:
         return f"{capital(name).removesuffix(',')} missed the target."
     took = f"{name} ({choice_in_words(saving.against, findings.unit)}) took {cost_in_words(saving.against, findings.unit)}"
@@ -57,5 +57,7 @@ def saving_in_words(saving: Saving | None, findings: Findings, choice: Choice) -
     return f"{share} of the training time, {seconds_in_words(saving.against.seconds - choice.seconds)}: {took}."
 
 
+AS_IT_WAS = "the recipe as it was"
+"""What a study's own run of its recipe is called."""
 TOLD = {"seeds": "the seeds do not tell them apart", "evaluations": "they differ by no more than the way between two evaluations"}
 """What does not tell two choices apart."""

@@ -29,7 +29,7 @@ def sureness_of(findings: Findings, choice: Choice, runners_up: Sequence[RunnerU
     misses = _misses(findings, choice)
     chances = [] if ties else _apart_by_chance(choice, findings.choices)
     held_up = [] if ties else _held_up(findings, choice)
-    doubts = [*misses, *_seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs), *_ties(ties), *chances, *held_up]
+    doubts = [*misses, *_seeds(choice, is_chosen_by_its_runs=is_chosen_by_its_runs), *ties_in_words(ties), *chances, *held_up]
     doubts += [*unsteady_clock(findings), *_measurement(findings, choice), *_search(findings, choice)]
     verdict: Verdict = "tied" if ties else "unsure" if choice.num_seeds < 2 or is_chosen_by_its_runs or misses or chances or held_up else "sure"
     return Sureness(verdict=verdict, grounds=[ground for ground, _ in doubts], surer=[surer for _, surer in doubts if surer])
@@ -61,7 +61,8 @@ def _seeds(choice: Choice, *, is_chosen_by_its_runs: bool) -> list[tuple[str, st
     return [(f"it stands on {choice.num_seeds} seeds, and the interval holds at 95 %", "")]
 
 
-def _ties(ties: Sequence[RunnerUp]) -> list[tuple[str, str]]:
+def ties_in_words(ties: Sequence[RunnerUp]) -> list[tuple[str, str]]:
+    """That other choices are as soon. Returns: pairs of a ground, and what would make it surer or nothing."""
     if not ties:
         return []
     ground = f"{counted(len(ties), 'other choice')} {'is' if len(ties) == 1 else 'are'} as soon, as far as was measured"
@@ -157,7 +158,8 @@ def _search(findings: Findings, choice: Choice) -> list[tuple[str, str]]:
         doubts.append(
             (f"its rate is the {end} of the {len(rates)} that were tried at this batch", f"{'lower' if end == 'smallest' else 'higher'} rates")
         )
-    batches = [best.global_batch_size for best in side.best]
+    own = side.counted_as_it_was
+    batches = sorted({*(best.global_batch_size for best in side.best), *([own.global_batch_size] if own else [])})
     if len(batches) > 1 and choice.global_batch_size in (batches[0], batches[-1]):
         end = "smallest" if choice.global_batch_size == batches[0] else "largest"
         doubts.append((f"its batch is the {end} that was tried", f"{'smaller' if end == 'smallest' else 'larger'} batches"))
